@@ -1,0 +1,1 @@
+"""Image Repository: keeps images and serves any size and format of them."""

@@ -1,0 +1,376 @@
+"""Options: one field each, beside its use; everything about it comes from there.
+
+A room's options are a frozen dataclass whose fields are made by `option`. Loading,
+checks, the commented YAML template, environment names and the documentation iterate
+those fields; nothing about an option is stated a second time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import math
+import re
+import textwrap
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
+from decimal import Decimal
+from types import MappingProxyType, UnionType
+from typing import TYPE_CHECKING, TypeVar
+
+from image_repo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from typing import Any, ClassVar, Protocol
+
+    class Options(Protocol):
+        """Any dataclass of options."""
+
+        __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+T = TypeVar("T", bound="Options")
+V = TypeVar("V")
+
+_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+_AMOUNT = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is said about an option.
+
+    Attributes:
+        help: A sentence for the template and the documentation.
+        low: Smallest value allowed; for a list, of each item.
+        high: Largest value allowed.
+        choices: The only words allowed.
+        pattern: What a text must match as a whole.
+        size: Whether it is an amount of bytes, which may be written `64 MiB`.
+        pixels: Whether it changes pixels and so belongs to the recipe.
+        secret: Whether messages must not show its value.
+    """
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    pattern: str | None = None
+    size: bool = False
+    pixels: bool = False
+    secret: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words; empty: no bound but the type."""
+        if self.choices:
+            return f"one of {', '.join(self.choices)}"
+        if self.pattern is not None:
+            return f"text that matches {self.pattern}"
+        if self.low is not None and self.high is not None:
+            return f"{_plain(self.low)} to {_plain(self.high)}"
+        if self.low is not None:
+            return f"at least {_plain(self.low)}"
+        return "" if self.high is None else f"at most {_plain(self.high)}"
+
+
+def _plain(number: float) -> str:
+    return f"{number:g}" if number % 1 else str(int(number))
+
+
+def option(default: V, help: str, **about: object) -> V:  # noqa: A002 - the word users of argparse know
+    """Return a dataclass field that is an option; *about* as in `About`."""
+    said = About(help, **about)  # type: ignore[arg-type] # checked by About itself
+    made: V = field(default=default, metadata={"about": said})
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """One option as documentation and template see it.
+
+    Attributes:
+        path: Names of the sections it is in, and its own.
+        default: Its value where nothing is said.
+        about: What is said about it.
+        kind: The type of its values.
+    """
+
+    path: tuple[str, ...]
+    default: object
+    about: About
+    kind: object = str
+
+    @property
+    def environment(self) -> str:
+        """The variable that gives this option, such as IMAGE_REPO_HTTP_MAX_AGE."""
+        return "_".join(("IMAGE_REPO", *self.path)).upper()
+
+    @property
+    def allowed(self) -> str:
+        """The allowed values in words."""
+        kind = "an amount such as 64 MiB" if self.about.size else _said(self.kind)
+        none = " or null" if _bare(self.kind) is not self.kind else ""
+        if self.about.choices or self.about.pattern is not None:
+            return self.about.allowed + none
+        return ", ".join(filter(None, (kind, self.about.allowed))) + none
+
+
+def describe(cls: type[Options], path: tuple[str, ...] = ()) -> Iterator[Described]:
+    """Yield every option of *cls* and of its sections, in the order of the fields."""
+    kinds = typing.get_type_hints(cls)
+    for item in fields(cls):
+        here = (*path, item.name)
+        if _is_section(kinds[item.name]):
+            yield from describe(kinds[item.name], here)
+        else:
+            about = item.metadata["about"]
+            yield Described(here, item.default, about, kinds[item.name])
+
+
+# -- loading ---------------------------------------------------------------------------
+
+
+def load(
+    cls: type[T],
+    mapping: Mapping[str, object],
+    environ: Mapping[str, str] = MappingProxyType({}),
+    where: str = "",
+) -> T:
+    """Return the options in *mapping*; the environment wins, defaults fill up.
+
+    Args:
+        cls: Dataclass of options; fields that are dataclasses are sections.
+        mapping: As a YAML parser gives it; a section may be null.
+        environ: Texts by the names that `Described.environment` gives.
+        where: Path of the section that *cls* is, with dots.
+
+    Raises:
+        ConfigError: An option is unknown, of the wrong type, or out of its range.
+    """
+    kinds = typing.get_type_hints(cls)
+    path = tuple(filter(None, where.split(".")))
+    _refuse_unknown(mapping, list(kinds), path)
+    given: dict[str, object] = {}
+    for item in fields(cls):
+        kind, name = kinds[item.name], item.name
+        here = (*path, name)
+        if _is_section(kind):
+            section = _section(mapping.get(name), here)
+            given[name] = load(kind, section, environ, ".".join(here))
+            continue
+        known = Described(here, item.default, item.metadata["about"], kind)
+        text = environ.get(known.environment)
+        if text is not None:
+            given[name] = _value(known, text, _TEXTS)
+        elif name in mapping:
+            given[name] = _value(known, mapping[name], _VALUES)
+    return cls(**given)
+
+
+def _refuse_unknown(
+    mapping: Mapping[str, object], known: list[str], path: tuple[str, ...]
+) -> None:
+    for name in mapping:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, 1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            where = ".".join((*path, str(name)))
+            raise ConfigError(
+                f"unknown option {where}: it must be one of {', '.join(known)}{hint}"
+            )
+
+
+def _section(value: object, path: tuple[str, ...]) -> Mapping[str, object]:
+    if value is None:  # all its options are comments
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(
+            f"option {'.'.join(path)} is {value!r}: it must be a section of options"
+        )
+    return value
+
+
+def _is_section(kind: object) -> bool:
+    # Without is_dataclass's TypeGuard: mypy would take the rest for no Options.
+    return is_dataclass(kind)
+
+
+def _bare(kind: object) -> object:
+    """Return X of `X | None`, anything else as it is."""
+    if isinstance(kind, UnionType):
+        return next(k for k in typing.get_args(kind) if k is not type(None))
+    return kind
+
+
+def _said(kind: object) -> str:
+    return _WORDS[_bare(kind)]
+
+
+_WORDS: Mapping[object, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    tuple[int, int]: "a list of two whole numbers",
+}
+
+
+Converters = Mapping[object, "Callable[[object], object]"]
+"""For each type what makes a value of it, or raises ValueError."""
+
+
+def _value(known: Described, raw: object, converters: Converters) -> object:
+    """Return *raw* as a valid value of an option.
+
+    Raises:
+        ConfigError: Names the option, the value, and what is allowed.
+    """
+    bare, about = _bare(known.kind), known.about
+    if raw is None and bare is not known.kind:
+        return None
+    try:
+        value = (_amount if about.size else converters[bare])(raw)
+        valid = all(
+            _within(about, item)
+            for item in (value if isinstance(value, tuple) else (value,))
+        )
+    except (ValueError, KeyError, OverflowError):
+        valid, value = False, None
+    if not valid:
+        shown = "not allowed" if about.secret else repr(raw)
+        raise ConfigError(
+            f"option {'.'.join(known.path)} is {shown}: it must be {known.allowed}"
+        )
+    return value
+
+
+def _within(about: About, value: object) -> bool:
+    if isinstance(value, int | float):
+        low = -math.inf if about.low is None else about.low
+        return low <= value <= (math.inf if about.high is None else about.high)
+    text, pattern = str(value), about.pattern
+    chosen = not about.choices or text in about.choices
+    return chosen and (pattern is None or re.fullmatch(pattern, text) is not None)
+
+
+def _exactly(*types: type) -> Callable[[object], object]:
+    def convert(value: object) -> object:
+        if type(value) not in types:
+            raise ValueError
+        return value
+
+    return convert
+
+
+def _finite(value: object) -> object:
+    number = _exactly(int, float)(value)
+    if not isinstance(number, int | float) or not math.isfinite(number):
+        raise ValueError
+    return float(number)
+
+
+def _two(value: object) -> object:
+    if not isinstance(value, list) or [type(item) for item in value] != [int, int]:
+        raise ValueError
+    return tuple(value)
+
+
+def _amount(value: object) -> object:
+    found = _AMOUNT.fullmatch(str(value).strip())
+    if found is None or isinstance(value, bool):
+        raise ValueError
+    return int(found[1]) * _UNITS[found[2].lower()]
+
+
+_VALUES: Converters = {
+    bool: _exactly(bool),
+    int: _exactly(int),
+    float: _finite,
+    str: _exactly(str),
+    tuple[int, int]: _two,
+}
+
+
+def _truth(text: object) -> object:
+    return {
+        "true": True,
+        "1": True,
+        "yes": True,
+        "false": False,
+        "0": False,
+        "no": False,
+    }[str(text).lower()]
+
+
+_TEXTS: Converters = {
+    bool: _truth,
+    int: lambda text: int(str(text)),
+    float: lambda text: _finite(float(str(text))),
+    str: _exactly(str),
+    tuple[int, int]: lambda text: _two([int(n) for n in str(text).split(",")]),
+}
+
+
+# -- what is said of all options -------------------------------------------------------
+
+
+def template(cls: type[Options]) -> str:
+    """Return a commented YAML file of all options, which loads to the defaults."""
+    return "\n".join(_lines(cls, ())).lstrip() + "\n"
+
+
+def _lines(cls: type[Options], path: tuple[str, ...]) -> Iterator[str]:
+    kinds = typing.get_type_hints(cls)
+    indent = "  " * len(path)
+    for item in fields(cls):
+        kind, here = kinds[item.name], (*path, item.name)
+        if _is_section(kind):
+            yield from _comment(str(kind.__doc__).partition("\n")[0], indent)
+            yield f"{indent}{item.name}:"
+            yield from _lines(kind, here)
+            continue
+        known = Described(here, item.default, item.metadata["about"], kind)
+        said = f"{known.about.help} Allowed: {known.allowed}. [{known.environment}]"
+        yield from _comment(said, indent)
+        yield f"{indent}{item.name}: {_yaml(item.default, known.about)}"
+
+
+def _comment(text: str, indent: str) -> Iterator[str]:
+    yield ""
+    prefix = f"{indent}# "
+    yield from textwrap.wrap(
+        text,
+        88,
+        initial_indent=prefix,
+        subsequent_indent=prefix,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+def _yaml(value: object, about: About) -> str:
+    if about.size and isinstance(value, int):
+        for unit in ("t", "g", "m", "k"):
+            if value and value % _UNITS[unit] == 0:
+                return f"{value // _UNITS[unit]} {unit.upper()}iB"
+    if isinstance(value, float):  # YAML 1.1 takes 1e-05 for a text
+        return format(Decimal(repr(value)), "f")
+    return json.dumps(value, ensure_ascii=False)
+
+
+def pixels(instance: Options) -> str:
+    """Return a stable text of all options that change pixels, sections included."""
+    found = dict(_pixels(instance, ""))
+    return json.dumps(found, sort_keys=True, separators=(",", ":"))
+
+
+def _pixels(instance: Options, where: str) -> Iterator[tuple[str, object]]:
+    for item in fields(instance):
+        value = getattr(instance, item.name)
+        if _is_section(value):
+            yield from _pixels(value, f"{where}{item.name}.")
+        elif item.metadata["about"].pixels:
+            yield f"{where}{item.name}", value

@@ -1,0 +1,362 @@
+"""Making nginx forget: two ways to drop its entries, and what it may still hold.
+
+nginx keeps the answer to a canonical path in the file ``md5(recipe + path)``. Where
+that directory is ours the files are removed, and the next request is a miss. Where
+nginx runs as another user each path is asked for once with a secret header, and the
+server's answer to that replaces the entry by one that has expired already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import os
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+from urllib.parse import unquote_to_bytes
+
+import aiohttp
+from yarl import URL
+
+from image_repo import names
+from image_repo.errors import ConfigError
+from image_repo.options import option
+
+if TYPE_CHECKING:
+    from image_repo.names import ImageName, Tag
+
+logger = logging.getLogger(__name__)
+
+REFRESH_HEADER = "X-Image-Repo-Refresh"
+"""Carries the secret on a refresh request, from here to nginx and on to the server."""
+
+REFRESHES = 16
+"""How many refreshes run at once."""
+
+REFRESH_SECONDS = 5.0
+"""How long one refresh may take; a tombstone costs the server one look at a store."""
+
+REMEMBERED = 100_000
+"""How many answered paths are remembered: about 40 MB at most."""
+
+_LISTEN = r"(?:(?:\*|[0-9.]+|\[[0-9A-Fa-f:.]+\]):)?[0-9]{1,5}"
+
+
+@dataclass(frozen=True, slots=True)
+class NginxOptions:
+    """Section *nginx*: where nginx listens, what it may keep, how it forgets."""
+
+    listen: str = option(
+        "*:8080",
+        "Where nginx listens: addresses with ports, separated by a space; * is every"
+        " IPv4 address.",
+        pattern=rf"{_LISTEN}(?: {_LISTEN})*",
+    )
+    server_name: str = option(
+        "_",
+        "Host names that nginx answers to, separated by a space; _ is any.",
+        pattern=r"[A-Za-z0-9._*-]+(?: [A-Za-z0-9._*-]+)*",
+    )
+    cache_path: str = option(
+        "/var/cache/image_repo-nginx",
+        "Directory in which nginx keeps answers; its parent must exist.",
+        pattern=r"/[A-Za-z0-9._/-]+",
+    )
+    cache_size: int = option(
+        10 * 2**30, "Disk space that nginx's cache may take.", low=2**20, size=True
+    )
+    cache_keys: int = option(
+        64 * 2**20,
+        "Memory for nginx's list of cached answers; 1 MiB lists about 8,000.",
+        low=2**20,
+        size=True,
+    )
+    cache_inactive: str = option(
+        "30d",
+        "Answers that nobody asked for during this time leave nginx's cache.",
+        pattern=r"[1-9][0-9]{0,8}[smhdw]",
+    )
+    purge: str = option(
+        "auto",
+        "How nginx forgets a replaced or deleted image: unlink removes its cache files,"
+        " refresh asks it for each path with http.refresh_secret, none waits until they"
+        " expire; auto is unlink where the files are ours, else refresh.",
+        choices=("auto", "unlink", "refresh", "none"),
+    )
+    refresh_url: str = option(
+        "",
+        "Scheme, host and port at which a refresh reaches nginx; empty: the first of"
+        " nginx.listen.",
+        pattern=r"(?:https?://[A-Za-z0-9.:\[\]_-]+)?",
+    )
+
+
+class Purge(Protocol):
+    """A way to make nginx forget what it holds for canonical paths."""
+
+    async def forget(self, paths: Collection[str]) -> tuple[str, ...]:
+        """Make nginx ask again for *paths*, which are canonical and quoted.
+
+        After the return no request is answered with what nginx held before, but for
+        the paths that are returned: those that it may still give. Never raises for
+        what nginx does; that it failed is logged.
+        """
+        ...
+
+
+class NoPurge:
+    """Leaves nginx alone, because there is none or it may keep what it has."""
+
+    async def forget(self, paths: Collection[str]) -> tuple[str, ...]:
+        return tuple(paths)
+
+
+class UnlinkPurge:
+    """Removes cache files; nginx finds them gone and asks again.
+
+    Args:
+        cache_path: The directory of `proxy_cache_path`, with `levels=1:2`.
+        recipe: The text with which nginx's keys begin.
+    """
+
+    def __init__(self, cache_path: Path, recipe: str) -> None:
+        self._cache_path = cache_path
+        self._recipe = recipe
+
+    async def forget(self, paths: Collection[str]) -> tuple[str, ...]:
+        return await asyncio.to_thread(self._remove, paths)
+
+    def _remove(self, paths: Iterable[str]) -> tuple[str, ...]:
+        left = []
+        for path in paths:
+            try:
+                cache_file(self._cache_path, self._recipe, path).unlink(missing_ok=True)
+            except OSError as e:
+                left.append(path)
+                logger.warning("cannot purge %s from nginx: %s", path, e)
+        return tuple(left)
+
+
+class RefreshPurge:
+    """Asks for each path with the secret header; the answer replaces the entry.
+
+    Args:
+        url: Scheme, host and port of nginx.
+        secret: As in nginx's configuration.
+        session: Made and closed by the caller.
+        seconds: How long one refresh may take.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        secret: str,
+        session: aiohttp.ClientSession,
+        seconds: float = REFRESH_SECONDS,
+    ) -> None:
+        self._url = url.rstrip("/")
+        self._headers = {REFRESH_HEADER: secret}
+        self._session = session
+        self._seconds = seconds
+        self._places = asyncio.Semaphore(REFRESHES)
+
+    async def forget(self, paths: Collection[str]) -> tuple[str, ...]:
+        every = tuple(paths)
+        faults = await asyncio.gather(*(self._refresh(path) for path in every))
+        return tuple(path for path, fault in zip(every, faults, strict=True) if fault)
+
+    async def _refresh(self, path: str) -> bool:
+        """Return whether it failed."""
+        try:
+            async with self._places, asyncio.timeout(self._seconds):
+                said = await self._ask(path)
+        except (aiohttp.ClientError, TimeoutError) as e:
+            said = f"{type(e).__name__} {e}"
+        if said:
+            logger.warning("cannot purge %s from nginx: %s", path, said)
+        return bool(said)
+
+    async def _ask(self, path: str) -> str:
+        # encoded: yarl would otherwise requote, and the canonical text is the key
+        url = URL(self._url + path, encoded=True)
+        async with self._session.get(
+            url, headers=self._headers, allow_redirects=False
+        ) as answer:
+            # a tombstone is a 302 or a 404; only nginx itself says that it took it
+            if answer.headers.get("X-Cache") != "BYPASS":
+                return "nginx did not take the secret"
+            return f"status {answer.status}" if answer.status >= 500 else ""  # noqa: PLR2004
+
+
+def cache_file(cache_path: Path, recipe: str, path: str) -> Path:
+    """Return the file in which nginx keeps its answer to a quoted canonical *path*."""
+    # the key ends in nginx's $uri, which is the decoded path as bytes
+    key = recipe.encode() + unquote_to_bytes(path)
+    name = hashlib.md5(key, usedforsecurity=False).hexdigest()
+    return cache_path / name[-1] / name[-3:-1] / name
+
+
+def first_url(listen: str) -> str:
+    """Return how a process of the same machine reaches the first of *listen*."""
+    address, _, port = listen.split(maxsplit=1)[0].rpartition(":")
+    loopback = {"": "127.0.0.1", "*": "127.0.0.1", "0.0.0.0": "127.0.0.1"}  # noqa: S104 - read, not bound
+    loopback["[::]"] = "[::1]"
+    return f"http://{loopback.get(address, address)}:{port}"
+
+
+def is_ours(cache_path: Path) -> bool:
+    """Return whether this user may remove what nginx keeps under *cache_path*.
+
+    A directory that nginx has still to make is ours if its parent is: then nginx,
+    which could make it too, is taken for the same user.
+    """
+    if not cache_path.exists():
+        return os.access(cache_path.parent, os.W_OK | os.X_OK)
+    try:
+        # nginx makes the levels below as its own user, closed to all others
+        levels = [cache_path, *(p for p in cache_path.iterdir() if p.is_dir())]
+    except PermissionError:
+        return False
+    return all(os.access(p, os.W_OK | os.X_OK) for p in levels)
+
+
+class Answered:
+    """The canonical paths that nginx may hold: those answered a short while ago.
+
+    Args:
+        keep: Seconds for which an answer may be held, the longest s-maxage.
+        limit: How many paths are remembered; those answered longest ago are dropped.
+        clock: Seconds that never run backwards.
+    """
+
+    def __init__(
+        self,
+        keep: float,
+        limit: int = REMEMBERED,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._keep = keep
+        self._limit = limit
+        self._clock = clock
+        self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._paths: dict[str, dict[str, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._until)
+
+    def note(self, image: str, path: str) -> None:
+        """Remember that *path*, made from *image*, is being answered."""
+        now = self._clock()
+        self._until[image, path] = now + self._keep
+        self._until.move_to_end((image, path))
+        self._paths.setdefault(image, {})[path] = None
+        self._expire(now)
+
+    def paths(self, image: str) -> tuple[str, ...]:
+        """Return what of *image* nginx may hold."""
+        self._expire(self._clock())
+        return tuple(self._paths.get(image, ()))
+
+    def _expire(self, now: float) -> None:
+        # every answer is kept equally long, so the first is the next to expire
+        while self._until:
+            (image, path), until = next(iter(self._until.items()))
+            if until > now and len(self._until) <= self._limit:
+                return
+            del self._until[image, path]
+            del self._paths[image][path]
+            if not self._paths[image]:
+                del self._paths[image]
+
+
+class Purger:
+    """Purges images: knows which paths of each nginx may hold.
+
+    Args:
+        way: How nginx is made to forget.
+        recent: What has been answered of late.
+    """
+
+    def __init__(self, way: Purge, recent: Answered) -> None:
+        self._way = way
+        self._recent = recent
+
+    def answered(self, image: ImageName, path: str) -> None:
+        """Say that nginx gets an answer for *path*, canonical and quoted."""
+        self._recent.note(image, path)
+
+    async def purge(
+        self, image: ImageName, made: Iterable[str], tag: Tag | None = None
+    ) -> tuple[str, ...]:
+        """Make nginx forget all of *image*; return what it may still give.
+
+        Args:
+            image: Replaced or deleted.
+            made: What the caches held of it: stored keys, canonical names, or their
+                last parts. Of a stored key the versioned path is purged as well.
+            tag: The image's present tag; what is versioned by it is kept.
+        """
+        paths = dict.fromkeys(self._recent.paths(image))
+        base = f"{names.BASE}/{names.quoted(image)}/{names.MARK}"
+        for item in made:
+            *tags, text = item.rpartition(f"/{names.MARK}/")[2].split("/")
+            paths[f"{base}/{text}"] = None
+            paths.update((f"{base}/v_{t}/{text}", None) for t in tags)
+        present = f"{base}/v_{tag}/"
+        gone = [path for path in paths if not path.startswith(present)]
+        return await self._way.forget(gone) if gone else ()
+
+
+@asynccontextmanager
+async def make_purger(
+    options: NginxOptions, *, behind: bool, recipe: str, secret: str, lifetime: float
+) -> AsyncIterator[Purger]:
+    """Open the purger that *options* name, or that works here if they say auto.
+
+    Args:
+        options: Section *nginx* of the configuration.
+        behind: Whether there is an nginx in front at all.
+        recipe: With what nginx's keys begin.
+        secret: Of refresh requests; empty: there are none.
+        lifetime: Seconds for which nginx may hold an answer.
+
+    Raises:
+        ConfigError: A refresh is asked for, but there is no secret for it.
+    """
+    recent = Answered(lifetime)
+    chosen = _chosen(options, secret) if behind else "none"
+    if chosen == "refresh":
+        # one connection more than this would only wait for a place
+        connector = aiohttp.TCPConnector(limit=REFRESHES)
+        async with aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+        ) as session:
+            url = options.refresh_url or first_url(options.listen)
+            yield Purger(RefreshPurge(url, secret, session), recent)
+    elif chosen == "unlink":
+        yield Purger(UnlinkPurge(Path(options.cache_path), recipe), recent)
+    else:
+        yield Purger(NoPurge(), recent)
+
+
+def _chosen(options: NginxOptions, secret: str) -> str:
+    if options.purge == "refresh" and not secret:
+        raise ConfigError("option nginx.purge is 'refresh', but there is no secret")
+    if options.purge != "auto":
+        return options.purge
+    if is_ours(Path(options.cache_path)):
+        return "unlink"
+    if secret:
+        return "refresh"
+    logger.warning(
+        "nginx gives replaced and deleted images until they expire: its cache %s is"
+        " not ours, and there is no http.refresh_secret",
+        options.cache_path,
+    )
+    return "none"

@@ -1,0 +1,356 @@
+"""The workers of a machine, and the queue before them.
+
+The only way from the server to ImageMagick. A worker has one job at a time; whatever
+becomes of it costs that one job: a crash or a deadline ends the worker, and another
+takes its place.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import tempfile
+import time
+from collections import deque
+from collections.abc import Coroutine
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import BinaryIO, Self, TypeVar
+
+from image_repo.errors import (
+    BadImageError,
+    BadRequestError,
+    BusyError,
+    ConfigError,
+    DeriveError,
+    ImageRepoError,
+    TooCostlyError,
+    TooLargeError,
+)
+from image_repo.formats import by_extension
+from image_repo.geometry import Size
+from image_repo.modifiers import RenderOptions
+from image_repo.options import option
+from image_repo.transform import policy
+from image_repo.transform.child import Worker
+from image_repo.transform.frames import FrameError, Head, Message, send_with_file
+from image_repo.transform.headers import Header, Limits
+
+__all__ = ["Limits", "Pool", "WorkerOptions"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_LONGEST_PAUSE = 30.0  # between attempts to start a worker
+_ERRORS: dict[str, type[ImageRepoError]] = {
+    error.__name__: error for error in (BadImageError, TooLargeError, BadRequestError)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerOptions:
+    """How many workers there are, and what each may take."""
+
+    count: int = option(0, "worker processes; 0: one for each core", low=0, high=1024)
+    deadline: float = option(
+        20.0, "seconds after which a derivation is stopped", low=0.1, high=3600
+    )
+    queue: int = option(
+        64, "derivations that may wait for a worker; more are refused", low=0
+    )
+    memory: int = option(
+        2 * 2**30,
+        "address space of a worker; its pixels may take half of it",
+        low=256 * 2**20,
+        high=32 * 2**30,
+        size=True,
+    )
+
+
+class Pool:
+    """Workers that probe and derive.
+
+    Args:
+        options: How many, how long, how much.
+        limits: How large an image may be.
+        render: What steers pixels besides the names.
+        confined: Whether workers lose the right to open files and connections; only
+            tests that measure coverage inside workers say no.
+
+    Attributes:
+        derivations: Images made since the start.
+        crashes: Workers that died at their work.
+        timeouts: Derivations stopped at their deadline.
+        kinds: The kinds that this ImageMagick really writes.
+        magick: Its version and build.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        limits: Limits,
+        render: RenderOptions,
+        *,
+        confined: bool = True,
+    ) -> None:
+        self.options = options
+        self.count = options.count or len(os.sched_getaffinity(0))
+        self.kinds: frozenset[str] = frozenset()
+        self.magick = ""
+        self.derivations = self.crashes = self.timeouts = 0
+        self._limits = limits
+        self._settings: Head = {
+            "limits": asdict(limits),
+            "render": asdict(render),
+            "memory": options.memory,
+            "confined": confined,
+        }
+        self._idle: list[Worker] = []
+        self._all: set[Worker] = set()
+        self._waiters: deque[asyncio.Future[Worker]] = deque()
+        self._tasks: set[asyncio.Task[object]] = set()
+        self._seconds = 0.1  # a job takes so long, by a moving average
+        self._closed = False
+
+    # -- life --------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Start every worker; each has shown what it can when this returns.
+
+        Raises:
+            ConfigError: A worker can't be started.
+        """
+        self._folder = tempfile.TemporaryDirectory(prefix="image_repo-")
+        starts = [asyncio.ensure_future(self._start()) for _ in range(self.count)]
+        try:
+            workers = await asyncio.gather(*starts)
+        except BaseException as e:
+            await asyncio.gather(*starts, return_exceptions=True)
+            await self._close()
+            if isinstance(e, FrameError | OSError | TimeoutError):
+                raise ConfigError(f"a worker can't be started: {e}") from e
+            raise
+        self._idle.extend(workers)
+        log.info("%d workers started: %s", self.count, self.magick)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Stop every worker; jobs that still run are lost."""
+        await self._close()
+
+    async def _close(self) -> None:
+        self._closed = True
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(BusyError("the server is stopping"))
+        idle = set(self._idle)
+        self._idle.clear()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        ends = [worker.end(kill=worker not in idle) for worker in self._all]
+        await asyncio.gather(*ends)
+        self._all.clear()
+        await asyncio.to_thread(self._folder.cleanup)
+
+    # -- work --------------------------------------------------------------------------
+
+    async def probe(self, file: BinaryIO, size: int) -> Header:
+        """Return the header of the image in the first *size* bytes of *file*.
+
+        Raises:
+            BadImageError: They are no complete image of a format that is read.
+            TooLargeError: The image is beyond the limits.
+            BusyError: The queue is full.
+            DeriveError: The worker crashed.
+        """
+        found = await self._do({"op": "probe", "size": size}, file)
+        try:
+            kind, *numbers = (found.head[name] for name in _HEADER)
+            row = by_extension(str(kind))
+            width, height, frames, orientation, scans = map(int, map(str, numbers))
+        except (KeyError, ValueError) as e:
+            raise DeriveError("a worker sent no header") from e
+        if row is None:
+            raise DeriveError("a worker sent no header")
+        return Header(row, Size(width, height), frames, orientation, scans)
+
+    async def derive(self, file: BinaryIO, size: int, text: str) -> bytes:
+        """Return the bytes of a derived image.
+
+        Args:
+            file: A real file; its first *size* bytes are the original. It may be
+                closed as soon as this ends, even by cancellation.
+            size: Bytes of the original.
+            text: The job: modifiers and kind of a canonical name.
+
+        Raises:
+            BadImageError: The original is no complete image.
+            TooLargeError: The original, or the result, is beyond the limits.
+            TooCostlyError: It took longer than the deadline.
+            BusyError: The queue is full.
+            DeriveError: The worker crashed.
+        """
+        found = await self._do({"op": "derive", "size": size, "text": text}, file)
+        if not found.body:
+            raise DeriveError("a worker sent no image")
+        self.derivations += 1
+        return found.body
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait for a worker."""
+        return sum(not waiter.done() for waiter in self._waiters)
+
+    @property
+    def idle(self) -> int:
+        """How many workers wait for a job."""
+        return len(self._idle)
+
+    def statistics(self) -> dict[str, int]:
+        """Return the counters, by their names."""
+        names = ("count", "idle", "waiting", "derivations", "crashes", "timeouts")
+        return {name: getattr(self, name) for name in names}
+
+    async def _do(self, job: dict[str, str | int], file: BinaryIO) -> Message:
+        head: Head = {**job, "deadline": self.options.deadline}
+        worker = await self._acquire()
+        try:
+            # Sent before anything can be cancelled, so that the caller's file is
+            # needed no more.
+            send_with_file(worker.sock, head, file.fileno())
+        except FrameError as e:
+            self.crashes += 1
+            self._replace(worker)
+            raise DeriveError("a worker has died") from e
+        except BaseException:
+            self._release(worker)
+            raise
+        # The job goes on when its caller leaves: the answer must be read before the
+        # worker can have another.
+        work = self._background(self._finish(worker))
+        try:
+            found = await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if work.cancelled():  # by `_close`, not by the caller's leaving
+                raise BusyError("the server is stopping") from None
+            raise
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def _finish(self, worker: Worker) -> Message | Exception:
+        """Return a worker's answer, and make the worker free or replace it.
+
+        Errors are returned, not raised: nobody may be left to hear of them.
+        """
+        begun = time.monotonic()
+        try:
+            async with asyncio.timeout(self.options.deadline):
+                found = await worker.receive()
+        except TimeoutError:
+            self.timeouts += 1
+            self._replace(worker)
+            return TooCostlyError(
+                f"the image took longer than {self.options.deadline:g} seconds"
+            )
+        except FrameError as e:
+            self.crashes += 1
+            log.warning("worker %d died: %s", worker.process.pid, e)
+            self._replace(worker)
+            return DeriveError("the worker crashed")
+        self._seconds += (time.monotonic() - begun - self._seconds) / 8
+        self._release(worker)
+        if "error" in found.head:
+            error = _ERRORS.get(str(found.head["error"]), DeriveError)
+            return error(str(found.head.get("message", "the worker failed")))
+        return found
+
+    # -- workers -----------------------------------------------------------------------
+
+    async def _acquire(self) -> Worker:
+        if self._closed:
+            raise BusyError("the server is stopping")
+        if self._idle:
+            return self._idle.pop()
+        if self.waiting >= self.options.queue:
+            raise BusyError("too many derivations are waiting", self._retry_after())
+        waiter: asyncio.Future[Worker] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(self.options.deadline):
+                return await waiter
+        except TimeoutError as e:
+            self._hand_on(waiter)
+            raise BusyError("no worker became free", self._retry_after()) from e
+        except asyncio.CancelledError:
+            self._hand_on(waiter)
+            raise
+
+    def _hand_on(self, waiter: asyncio.Future[Worker]) -> None:
+        """Forget a waiter that has left; a worker it was given goes to the next."""
+        with contextlib.suppress(ValueError):
+            self._waiters.remove(waiter)
+        if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            self._release(waiter.result())
+
+    def _release(self, worker: Worker) -> None:
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(worker)
+                return
+        self._idle.append(worker)
+
+    def _retry_after(self) -> int:
+        seconds = self._seconds * (self.waiting + self.count) / self.count
+        return min(60, max(1, math.ceil(seconds)))
+
+    def _replace(self, worker: Worker) -> None:
+        worker.process.kill()
+        _ = self._background(self._renew(worker))
+
+    async def _renew(self, old: Worker) -> None:
+        await old.end()
+        self._all.discard(old)
+        pause = 0.5
+        while True:
+            try:
+                self._release(await self._start())
+            except (FrameError, OSError, TimeoutError) as e:
+                log.error("a worker can't be started: %s", e)  # noqa: TRY400
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+            else:
+                return
+
+    async def _start(self) -> Worker:
+        folder = Path(self._folder.name)
+        memory = self.options.memory
+        environment = policy.environment(self._limits, memory, folder, os.environ)
+        worker = await Worker.start(environment, folder, self._settings)
+        kinds = worker.hello.get("kinds")
+        self.kinds = frozenset(kinds if isinstance(kinds, list) else ())
+        self.magick = str(worker.hello.get("magick", ""))
+        self._all.add(worker)
+        return worker
+
+    def _background(self, work: Coroutine[None, None, T]) -> asyncio.Task[T]:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+
+_HEADER = ("kind", "width", "height", "frames", "orientation", "scans")

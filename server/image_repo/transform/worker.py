@@ -1,0 +1,195 @@
+"""A worker: a child process that decodes and encodes, one job at a time.
+
+`python -m image_repo.transform.worker FD` serves the socket FD until it ends.
+Nothing else in the package loads ImageMagick.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from image_repo.errors import (
+    BadImageError,
+    BadRequestError,
+    DeriveError,
+    ImageRepoError,
+    TooLargeError,
+)
+from image_repo.formats import FORMATS
+from image_repo.modifiers import RenderOptions
+from image_repo.names import read_job
+from image_repo.transform import policy
+from image_repo.transform.frames import FrameError, Head, Message, encode, receive
+from image_repo.transform.headers import Limits
+
+GRACE = 5
+"""Seconds after its deadline when a worker ends itself, should the server be gone."""
+
+_KEPT = 192 * 2**20
+"""Bytes of memory kept between jobs; a job of more gives all of it back."""
+
+_PAGE = resource.getpagesize()
+_REFUSED = ("mvg", "msl", "svg", "text", "label", "caption", "url", "file", "info")
+"""Coders that must be refused before the first job: they read files or draw texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the first message gives a worker for its life."""
+
+    limits: Limits
+    render: RenderOptions
+    memory: int
+    confined: bool
+
+
+def main(descriptor: int) -> None:
+    """Serve the socket *descriptor* until the other side closes it."""
+    with socket.socket(fileno=descriptor) as sock:
+        message, _ = receive(sock)
+        settings = _settings(message)
+        policy.limit(settings.memory)
+        sock.sendall(encode(_hello()))
+        memory = os.open("/proc/self/statm", os.O_RDONLY)
+        if settings.confined:
+            policy.confine()
+        while True:
+            try:
+                message, file = receive(sock)
+            except FrameError:
+                return
+            with _alarm(float(_number(message.head, "deadline")) + GRACE):
+                sock.sendall(_answer(message, file, settings))
+            _give_back(memory)
+
+
+def _number(head: dict[str, object], name: str) -> float:
+    value = head[name]
+    if not isinstance(value, int | float):
+        raise TypeError(name)
+    return value
+
+
+def _settings(message: Message) -> Settings:
+    limits, render = message.head["limits"], message.head["render"]
+    if not isinstance(limits, dict) or not isinstance(render, dict):
+        raise TypeError("settings")
+    return Settings(
+        Limits(**limits),
+        RenderOptions(**render),
+        int(_number(message.head, "memory")),
+        bool(message.head["confined"]),
+    )
+
+
+def _hello() -> Head:
+    """Load ImageMagick and try it; every coder is loaded when this returns."""
+    from image_repo.transform import render, trial  # noqa: PLC0415 - limits come before
+
+    for coder in _REFUSED:
+        if trial.can_read(coder):
+            raise DeriveError(f"ImageMagick's policy lets {coder} pass")
+    kinds = [row.kind for row in FORMATS if row.served and trial.can_write(row)]
+    for row in FORMATS:
+        trial.load(row)
+        if row.kind in kinds:
+            render.holds_alpha(row)
+    return {"kinds": [*kinds], "magick": trial.version()}
+
+
+@contextmanager
+def _alarm(seconds: float) -> Iterator[None]:
+    """End the process, whatever it is doing, if the block takes longer."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def _answer(message: Message, file: int | None, settings: Settings) -> bytes:
+    """Return the answer to a job; every error becomes one."""
+    try:
+        data = _read(file, int(_number(message.head, "size")))
+        work = _WORK[str(message.head["op"])]
+        return work(data, message, settings)
+    except MemoryError:
+        return _error(TooLargeError("the image needs more memory than is allowed"))
+    except ImageRepoError as e:
+        return _error(e)
+    except Exception as e:  # noqa: BLE001 - the boundary: one job, not the worker
+        traceback.print_exception(e)
+        return _error(DeriveError("the worker failed"))
+
+
+def _read(file: int | None, size: int) -> bytes:
+    """Return the first *size* bytes of *file*, and close it."""
+    if file is None:
+        raise DeriveError("the job came without a file")
+    parts, at = [], 0
+    try:
+        while at < size:
+            part = os.pread(file, size - at, at)
+            if not part:
+                raise DeriveError("the stored image is shorter than its size says")
+            parts.append(part)
+            at += len(part)
+    finally:
+        os.close(file)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _error(error: ImageRepoError) -> bytes:
+    known = (BadImageError, TooLargeError, BadRequestError)
+    kind = next((k.__name__ for k in known if isinstance(error, k)), "DeriveError")
+    return encode({"error": kind, "message": str(error)})
+
+
+def _probe(data: bytes, message: Message, settings: Settings) -> bytes:  # noqa: ARG001
+    from image_repo.transform import render  # noqa: PLC0415
+
+    header = render.probe(data, settings.limits)
+    return encode(
+        {
+            "kind": header.format.kind,
+            "width": header.size.width,
+            "height": header.size.height,
+            "frames": header.frames,
+            "orientation": header.orientation,
+            "scans": header.scans,
+        }
+    )
+
+
+def _derive(data: bytes, message: Message, settings: Settings) -> bytes:
+    from image_repo.transform import render  # noqa: PLC0415
+
+    job = render.Job(*read_job(str(message.head["text"])))
+    return encode({}, render.derive(data, job, settings.limits, settings.render))
+
+
+_WORK: dict[str, Callable[[bytes, Message, Settings], bytes]] = {
+    "probe": _probe,
+    "derive": _derive,
+}
+
+
+def _give_back(memory: int) -> None:
+    """Return free memory to the system if there is much; see `_KEPT`."""
+    resident = int(os.pread(memory, 100, 0).split()[1]) * _PAGE
+    if resident > _KEPT:
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,383 @@
+"""URLs: the one place where a request's target is read.
+
+```
+/images, /images/                        list
+/images/{name}[.{kind}]                  derived image; POST, PUT, DELETE: the original
+/images/{name}/_/{modifiers}.{kind}      derived image, canonical
+/images/{name}/_/v_{tag}/{modifiers}.{kind}     the same, of one tag only
+/images/{name}/_/{view}                  what is said about an image
+/images/{path}/                          everything below a path; POST: a form's file
+```
+
+From the values made here on, no raw text of the request exists.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
+from urllib.parse import unquote_to_bytes
+
+from image_repo import modifiers, names, words
+from image_repo.errors import BadRequestError
+from image_repo.formats import Format, by_extension
+from image_repo.modifiers import ImageOptions, Modifier
+from image_repo.names import BASE, MARK, DerivedName, ImageName, Tag, image_name
+from image_repo.words import TRUTH, Word, Words
+
+URL = Word("url", (), TRUTH, "Answer a temporary URL, not the image.", "true")
+META = Word("meta", (), TRUTH, "Answer the original's metadata as JSON.", "true")
+REGEX = Word(
+    "regex",
+    (),
+    "a regular expression of Python",
+    "Choose images by their names; it may match anywhere in them.",
+    "site-[0-9]+",
+)
+DIRECTIVES = (URL, META, REGEX)
+
+MAX_REGEX = 500  # characters; longer ones are accidents or attacks
+
+VIEWS: dict[str, tuple[str, ...]] = {
+    "info.json": ("GET", "HEAD"),
+    "purge": ("POST",),
+}
+"""Each view with its methods."""
+
+READING = ("GET", "HEAD")
+_WRITING = ("POST", "PUT", "DELETE")
+
+_ORIGIN = re.compile("[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
+_VERSION = "v_"
+
+
+class MethodError(BadRequestError):
+    """The path has a meaning, but not with this method.
+
+    Args:
+        allowed: The methods that the path has.
+    """
+
+    def __init__(self, allowed: tuple[str, ...]) -> None:
+        super().__init__(f"the method must be one of {', '.join(allowed)} here")
+        self.allowed = allowed
+
+
+@dataclass(frozen=True, slots=True)
+class Directives:
+    """What changes the answer, not the bytes of an image."""
+
+    url: bool = False
+    meta: bool = False
+    regex: str | None = None
+
+    @property
+    def given(self) -> tuple[str, ...]:
+        """The words of those that ask for something."""
+        asked = (("url", self.url), ("meta", self.meta))
+        given = tuple(word for word, yes in asked if yes)
+        return given if self.regex is None else (*given, "regex")
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """The names of all images; *regex*: only of those in which it is found."""
+
+    regex: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedRequest:
+    """A derived image.
+
+    Attributes:
+        name: Which.
+        canonical: Whether the path, decoded, equals the canonical one. How it was
+            percent-encoded doesn't count: nginx encodes anew what it passes on.
+        tag: The only tag it may be served with; None: any.
+        directives: What changes the answer.
+    """
+
+    name: DerivedName
+    canonical: bool
+    tag: Tag | None
+    directives: Directives
+
+    @property
+    def path(self) -> str:
+        """The canonical path that answers this, quoted."""
+        return (
+            self.name.path if self.tag is None else self.name.versioned_path(self.tag)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """A write to an original: POST, PUT or DELETE."""
+
+    image: ImageName
+
+
+@dataclass(frozen=True, slots=True)
+class FolderRequest:
+    """Everything strictly below a path, or a POST into it.
+
+    Attributes:
+        path: The path without the slash that follows it.
+        modifiers: What is to be done to each image.
+        format: What each comes in.
+        directives: What changes the answer; a regex sees only names below the path.
+    """
+
+    path: ImageName
+    modifiers: tuple[Modifier, ...]
+    format: Format
+    directives: Directives
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRequest:
+    """What is said about an image, or done to what was made from it."""
+
+    image: ImageName
+    view: str
+
+
+Request = ListRequest | DerivedRequest | ImageRequest | FolderRequest | ViewRequest
+
+
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A target taken apart, on the way to a `Request`."""
+
+    segments: tuple[str, ...]
+    """Decoded, those after /images."""
+    pairs: tuple[tuple[str, str], ...]
+    """The query, decoded."""
+    method: str
+    defaults: ImageOptions
+
+    def need(self, *allowed: str) -> None:
+        if self.method not in allowed:
+            raise MethodError(allowed)
+
+    def words(self, known: Sequence[Word]) -> Words:
+        return words.resolve(self.pairs, known)
+
+
+def origin_form(raw_target: str) -> str:
+    """Return a request's raw target without scheme and host, if it has them."""
+    found = _ORIGIN.match(raw_target)
+    if found is None:
+        return raw_target
+    rest = raw_target[found.end() :]
+    return rest if rest.startswith("/") else f"/{rest}"
+
+
+def read(raw_target: str, method: str, defaults: ImageOptions) -> Request:
+    """Return what a request asks.
+
+    Args:
+        raw_target: As received, percent-encoded, with the query.
+        method: In capitals, as HTTP has it.
+        defaults: What the target means where it says nothing.
+
+    Raises:
+        MethodError: The path has a meaning with other methods only.
+        BadRequestError: It has no meaning; names the parameter and what is allowed.
+    """
+    path, _, query = origin_form(raw_target).partition("?")
+    if "#" in raw_target:  # nginx ends the URI there, other readers don't
+        raise BadRequestError("the target has a fragment: write '#' as %23")
+    first, base, *segments = _segments(path)
+    if first or f"/{base}" != BASE:
+        raise BadRequestError(f"the path must begin with {BASE}")
+    target = _Target(tuple(segments), tuple(_pairs(query)), method, defaults)
+    if target.segments in {(), ("",)}:
+        return _list(target)
+    if MARK in target.segments:
+        return _below_image(target)
+    if not target.segments[-1]:
+        return _folder(target, target.segments[:-1])
+    return _image(target)
+
+
+def upload_name(path: ImageName, filename: str) -> ImageName:
+    """Return the name of an image whose file is uploaded into *path*.
+
+    Raises:
+        BadRequestError: The file's name makes no name of an image.
+    """
+    # Some clients send the path on their machine: RFC 7578, section 4.2.
+    stem, _ = _extension(re.split(r"[/\\]", filename)[-1])
+    return image_name(f"{path}/{stem}")
+
+
+def _extension(segment: str) -> tuple[str, str]:
+    """Return *segment* without the extension that the table knows, and that one."""
+    stem, dot, extension = segment.rpartition(".")
+    if dot and stem and by_extension(extension) is not None:
+        return stem, extension
+    return segment, ""
+
+
+# -- each form -------------------------------------------------------------------------
+
+
+def _list(target: _Target) -> ListRequest:
+    target.need(*READING)
+    return ListRequest(_regex(target.words((REGEX,))))
+
+
+def _folder(target: _Target, segments: Sequence[str]) -> FolderRequest:
+    path = image_name("/".join(segments))
+    if target.method in {"PUT", "DELETE"}:
+        raise BadRequestError("a path that ends in '/' is no image")
+    target.need(*READING, "POST")
+    known = () if target.method == "POST" else (*modifiers.words_known(), *DIRECTIVES)
+    given = target.words(known)
+    asked, row = modifiers.read(given, target.defaults)
+    return FolderRequest(path, asked, row, _directives(given))
+
+
+def _image(target: _Target) -> Request:
+    *folders, last = target.segments
+    stem, extension = _extension(last)
+    image = image_name("/".join((*folders, stem)))
+    if target.method in _WRITING:
+        target.words(())
+        return ImageRequest(image)
+    target.need(*READING, *_WRITING)
+    if any(word == REGEX.name for word, _ in target.pairs):
+        return _folder(target, target.segments)
+    kinds = ((modifiers.KIND.name, extension),) if extension else ()
+    target = replace(target, pairs=(*kinds, *target.pairs))
+    given = target.words((*modifiers.words_known(), URL, META))
+    name = DerivedName(image, *modifiers.read(given, target.defaults))
+    return DerivedRequest(
+        name, canonical=False, tag=None, directives=_directives(given)
+    )
+
+
+def _below_image(target: _Target) -> DerivedRequest | ViewRequest:
+    at = target.segments.index(MARK)
+    image = image_name("/".join(target.segments[:at]))
+    match target.segments[at + 1 :]:
+        case (view,) if view in VIEWS:
+            target.need(*VIEWS[view])
+            target.words(())
+            return ViewRequest(image, view)
+        case (text,) if text:
+            return _derived(target, image, text, None)
+        case (version, text) if version.startswith(_VERSION):
+            tag = names.read_tag(version.removeprefix(_VERSION))
+            if tag is None:
+                words.refuse("v", version[len(_VERSION) :], "16 digits of 0-9a-f")
+            return _derived(target, image, text, tag)
+        case _:
+            raise BadRequestError(
+                f"after /{MARK}/ comes a derived image such as w_400.jpg,"
+                f" or one of {', '.join(VIEWS)}"
+            )
+
+
+def _derived(
+    target: _Target, image: ImageName, text: str, tag: Tag | None
+) -> DerivedRequest:
+    name = DerivedName(image, *names.read_text(text, target.defaults))
+    target.need(*READING)
+    found = _directives(_only_directives(target), modified=True)
+    version = () if tag is None else (f"{_VERSION}{tag}",)
+    canonical = (*image.split("/"), MARK, *version, name.text)
+    return DerivedRequest(name, target.segments == canonical, tag, found)
+
+
+def _only_directives(target: _Target) -> Words:
+    for word in modifiers.words_known():
+        for spelling, _ in target.pairs:
+            if spelling in word.spellings:
+                raise BadRequestError(
+                    f"parameter {spelling!r} can't follow a path that has its modifiers"
+                    f" in it: only {URL.name} and {META.name} can"
+                )
+    return target.words((URL, META))
+
+
+def _directives(given: Words, *, modified: bool = False) -> Directives:
+    """Return the directives among *given*; *modified*: the path has modifiers in it."""
+    found = Directives(
+        words.truth(given, "url"), words.truth(given, "meta"), _regex(given)
+    )
+    if found.url and found.meta:
+        raise BadRequestError("parameters 'url' and 'meta' can't be given together")
+    others = given.keys() - {word.name for word in DIRECTIVES}
+    if found.meta and (modified or others):
+        shown = ", ".join(sorted(others)) or "those in the path"
+        raise BadRequestError(f"parameter 'meta' takes no modifiers, not {shown}")
+    return found
+
+
+def _regex(given: Words) -> str | None:
+    text = given.get(REGEX.name)
+    if text is None:
+        return None
+    if not 0 < len(text) <= MAX_REGEX:
+        words.refuse(REGEX.name, text, f"1 to {MAX_REGEX} characters long")
+    # Names are in NFC; a text that is not would never be found in one.
+    text = unicodedata.normalize("NFC", text)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            re.compile(text)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise BadRequestError(
+            f"parameter 'regex' is {text[:40]!r}: it must be {REGEX.values} ({error})"
+        ) from error
+    return text
+
+
+# -- decoding --------------------------------------------------------------------------
+
+
+def _segments(path: str) -> Iterator[str]:
+    """Yield the decoded segments of a raw path; the first, before its slash, is empty.
+
+    At least two are yielded, so that a caller can take two off.
+    """
+    raw = path.split("/")
+    yield from (_segment(text) for text in raw)
+    if len(raw) == 1:
+        yield ""
+
+
+def _segment(raw: str) -> str:
+    text = _decoded(raw)
+    if "/" in text:  # nginx would take it for a separator
+        raise BadRequestError("the path has an encoded slash: %2F is not allowed")
+    return text
+
+
+def _pairs(query: str) -> Iterator[tuple[str, str]]:
+    for part in query.split("&"):
+        if part:
+            word, _, text = part.replace("+", " ").partition("=")
+            yield _decoded(word), _decoded(text)
+
+
+def _decoded(raw: str) -> str:
+    """Return *raw* percent-decoded; bytes beyond ASCII may come as surrogates."""
+    if _BAD_ESCAPE.search(raw):
+        _undecodable(raw, "'%' must be followed by two hexadecimal digits")
+    try:
+        return unquote_to_bytes(raw.encode("utf-8", "surrogateescape")).decode()
+    except UnicodeError:
+        _undecodable(raw, "it must be valid UTF-8")
+
+
+def _undecodable(raw: str, rule: str) -> NoReturn:
+    raise BadRequestError(f"{raw[:40]!r} in the target: {rule}")

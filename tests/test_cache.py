@@ -1,0 +1,383 @@
+"""What is kept of derived images, in levels that may forget."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from image_repo import options
+from image_repo.cache import (
+    ENTRY_BYTES,
+    PENDING,
+    Cache,
+    Derived,
+    Hit,
+    Level,
+    MemoryLevel,
+    MemoryOptions,
+    StoreLevel,
+)
+from image_repo.errors import StoreError
+from image_repo.names import DerivedName, ImageName, Tag, image_name, stored_key
+from image_repo.stores.disk import DirectoryStore
+from image_repo.stores.memory import MemoryStore
+
+OLD, NEW = Tag("0" * 16), Tag("f" * 16)
+SMALL = DerivedName.parse("site/plot/_/w_40.webp")
+FULL = DerivedName.parse("site/plot/_/full.jpg")
+OTHER = DerivedName.parse("site/plot 2/_/full.jpg")
+PLOT = image_name("site/plot")
+PICTURE = Derived(b"picture", "image/webp")
+ROOMY = MemoryOptions()
+
+
+class Broken:
+    """A level in which everything fails."""
+
+    name = "broken"
+    instant = True
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    async def get(self, tag: Tag, name: DerivedName) -> Derived | None:
+        raise self._at(tag, name)
+
+    async def put(self, tag: Tag, name: DerivedName, derived: Derived) -> None:
+        raise self._at(tag, name, derived)
+
+    async def forget(self, image: ImageName) -> None:
+        raise self._at(image)
+
+    async def names(self, image: ImageName) -> AsyncIterator[str]:
+        yield stored_key(SMALL, OLD)
+        raise self._at(image)
+
+    def _at(self, *_: object) -> Exception:
+        return self.error
+
+
+class Slow(MemoryLevel):
+    """A level that does nothing until it is let go."""
+
+    name = "slow"
+    instant = False
+
+    def __init__(self) -> None:
+        super().__init__(ROOMY)
+        self.let_go = asyncio.Event()
+
+    async def get(self, tag: Tag, name: DerivedName) -> Derived | None:
+        await self.let_go.wait()
+        return await super().get(tag, name)
+
+    async def put(self, tag: Tag, name: DerivedName, derived: Derived) -> None:
+        await self.let_go.wait()
+        await super().put(tag, name, derived)
+
+
+class Clock:
+    """Seconds that pass when told to."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def memory() -> MemoryLevel:
+    return MemoryLevel(ROOMY)
+
+
+@pytest.fixture(params=["memory", "store", "disk"])
+async def level(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Level]:
+    """Each kind of level."""
+    if request.param == "memory":
+        yield MemoryLevel(ROOMY)
+    elif request.param == "store":
+        yield StoreLevel(MemoryStore())
+    else:
+        async with DirectoryStore(tmp_path) as store:
+            yield StoreLevel(store, "disk")
+
+
+async def names(level: Level, image: ImageName = PLOT) -> list[str]:
+    return sorted([key async for key in level.names(image)])
+
+
+async def test_a_level_gives_back_what_was_put_under_tag_and_name(level: Level) -> None:
+    await level.put(OLD, SMALL, PICTURE)
+    await level.put(NEW, SMALL, Derived(b"new", "image/webp"))
+
+    assert await level.get(OLD, SMALL) == PICTURE
+    assert await level.get(NEW, SMALL) == Derived(b"new", "image/webp")
+    assert await level.get(NEW, FULL) is None
+    assert await level.get(OLD, OTHER) is None
+
+
+async def test_a_level_forgets_all_that_is_made_from_one_image(level: Level) -> None:
+    for tag in (OLD, NEW):
+        for name in (SMALL, FULL, OTHER):
+            await level.put(tag, name, PICTURE)
+    assert await names(level) == [
+        f"site/plot/_/{tag}/{text}"
+        for tag in (OLD, NEW)
+        for text in ("full.jpg", "w_40.webp")
+    ]
+
+    await level.forget(PLOT)
+    await level.forget(image_name("never seen"))
+
+    assert await names(level) == []
+    assert await level.get(OLD, SMALL) is None
+    assert await level.get(NEW, FULL) is None
+    assert await level.get(NEW, OTHER) == PICTURE
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3000), st.booleans())),
+    st.integers(0, 12_000),
+    st.integers(0, 5),
+)
+async def test_memory_is_bounded_and_the_longest_unused_goes_first(
+    turns: list[tuple[int, int, bool]], max_size: int, max_elements: int
+) -> None:
+    level = MemoryLevel(MemoryOptions(max_size, max_elements))
+    used: list[tuple[int, int]] = []  # which and size, the longest unused first
+
+    for which, new_size, reading in turns:
+        name = DerivedName.parse(f"x/_/w_{which}.jpg")
+        known = dict(used)
+        if reading:
+            found = await level.get(OLD, name)
+            assert (None if found is None else len(found.body)) == known.get(which)
+        else:
+            await level.put(OLD, name, Derived(bytes(new_size), "image/jpeg"))
+        size = known.get(which, -1) if reading else new_size
+        used = [entry for entry in used if entry[0] != which]
+        if 0 <= size <= max_size - ENTRY_BYTES:
+            used.append((which, size))
+        while (
+            sum(s + ENTRY_BYTES for _, s in used) > max_size or len(used) > max_elements
+        ):
+            used.pop(0)
+
+        assert level.size == sum(s + ENTRY_BYTES for _, s in used)
+        assert len(level) == len(used)
+        assert await names(level, image_name("x")) == sorted(
+            f"x/_/{OLD}/w_{w}.jpg" for w, _ in used
+        )
+
+
+def test_the_options_of_memory_say_what_they_are() -> None:
+    said = {item.path: item for item in options.describe(MemoryOptions)}
+
+    assert list(said) == [("max_size",), ("max_elements",)]
+    assert said["max_size",].about.size
+
+
+async def test_the_nearest_level_that_has_it_answers_and_nearer_ones_get_it(
+    memory: MemoryLevel,
+) -> None:
+    middle, far = StoreLevel(MemoryStore(), "middle"), StoreLevel(MemoryStore(), "far")
+    await far.put(OLD, SMALL, PICTURE)
+
+    async with Cache([memory, middle, far]) as cache:
+        assert await cache.get(OLD, SMALL) == Hit(PICTURE, "far")
+        assert await cache.get(OLD, SMALL) == Hit(PICTURE, "memory")
+        assert await cache.get(NEW, SMALL) is None
+        assert cache.found == {"far": 1, "memory": 1, "none": 1}
+
+    assert await middle.get(OLD, SMALL) == PICTURE
+
+
+async def test_a_put_reaches_all_levels_and_waits_for_no_slow_one(
+    memory: MemoryLevel,
+) -> None:
+    slow = Slow()
+    async with Cache([memory, slow]) as cache:
+        await cache.put(OLD, SMALL, PICTURE)
+
+        assert await memory.get(OLD, SMALL) == PICTURE
+        assert len(slow) == 0
+        slow.let_go.set()
+
+    assert await slow.get(OLD, SMALL) == PICTURE
+
+
+async def test_writes_that_take_too_long_are_given_up_at_the_end() -> None:
+    slow = Slow()
+    async with asyncio.timeout(5), Cache([slow], patience=0.01) as cache:
+        await cache.put(OLD, SMALL, PICTURE)
+
+    slow.let_go.set()
+    await asyncio.sleep(0)
+    assert len(slow) == 0
+
+
+async def test_only_so_many_writes_wait_for_a_slow_level(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    slow = Slow()
+    async with Cache([slow]) as cache:
+        for width in range(PENDING + 3):
+            name = DerivedName.parse(f"x/_/w_{width + 1}.jpg")
+            await cache.put(OLD, name, PICTURE)
+        slow.let_go.set()
+
+    assert len(slow) == PENDING
+    (message,) = caplog.messages
+    assert message.startswith(f"cache level slow: cannot keep x/_/w_{PENDING + 1}.jpg:")
+
+
+async def test_a_level_that_fails_is_passed_by(
+    memory: MemoryLevel, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with Cache([Broken(StoreError("it is down")), memory]) as cache:
+        await cache.put(OLD, SMALL, PICTURE)
+
+        assert await cache.get(OLD, SMALL) == Hit(PICTURE, "memory")
+        assert await cache.get(OLD, FULL) is None
+
+    assert caplog.record_tuples == [
+        (
+            "image_repo.cache",
+            logging.WARNING,
+            "cache level broken: cannot keep site/plot/_/w_40.webp: it is down",
+        )
+    ]
+
+
+async def test_a_level_that_goes_on_failing_is_logged_once_a_minute(
+    memory: MemoryLevel, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = Clock()
+    broken = Broken(StoreError("it is down"))
+    async with Cache([broken, memory], clock=clock) as cache:
+        for seconds in range(0, 121, 10):
+            clock.now = seconds
+            await cache.get(OLD, SMALL)
+
+    assert len(caplog.messages) == 3
+
+
+async def test_a_level_that_does_not_answer_is_a_miss(
+    memory: MemoryLevel, caplog: pytest.LogCaptureFixture
+) -> None:
+    await memory.put(OLD, SMALL, PICTURE)
+    async with Cache([Slow(), memory], patience=0.01) as cache:
+        assert await cache.get(OLD, SMALL) == Hit(PICTURE, "memory")
+
+    assert "no answer in 0.01 s" in caplog.messages[0]
+
+
+async def test_a_fault_of_ours_is_not_passed_by() -> None:
+    async with Cache([Broken(ZeroDivisionError("ours"))]) as cache:
+        with pytest.raises(ZeroDivisionError):
+            await cache.get(OLD, SMALL)
+
+
+async def test_a_damaged_derived_image_is_a_miss_until_it_is_made_anew(
+    tmp_path: Path,
+) -> None:
+    async with DirectoryStore(tmp_path) as store, Cache([StoreLevel(store)]) as cache:
+        await StoreLevel(store).put(OLD, SMALL, PICTURE)
+        (file,) = (path for path in tmp_path.rglob("*.o"))
+        file.write_bytes(b"half")
+        assert await cache.get(OLD, SMALL) is None
+
+        await cache.put(OLD, SMALL, PICTURE)
+        async with asyncio.timeout(5):
+            while await cache.get(OLD, SMALL) is None:
+                await asyncio.sleep(0.01)
+
+
+async def test_forgetting_returns_the_key_of_everything_that_was_kept(
+    memory: MemoryLevel,
+) -> None:
+    store = MemoryStore()
+    async with Cache([memory, StoreLevel(store)]) as cache:
+        await memory.put(OLD, SMALL, PICTURE)
+        await StoreLevel(store).put(OLD, SMALL, PICTURE)
+        await StoreLevel(store).put(NEW, FULL, PICTURE)
+        await StoreLevel(store).put(NEW, OTHER, PICTURE)
+
+        assert sorted(await cache.forget(PLOT)) == [
+            stored_key(SMALL, OLD),
+            stored_key(FULL, NEW),
+        ]
+
+        assert await cache.get(OLD, SMALL) is None
+        assert [key async for key in store.list()] == [stored_key(OTHER, NEW)]
+        assert await cache.forget(PLOT) == []
+
+
+async def test_forgetting_goes_on_when_a_level_fails(
+    memory: MemoryLevel, caplog: pytest.LogCaptureFixture
+) -> None:
+    await memory.put(OLD, FULL, PICTURE)
+    async with Cache([Broken(StoreError("it is down")), memory]) as cache:
+        keys = await cache.forget(PLOT)
+
+    assert keys == [stored_key(SMALL, OLD), stored_key(FULL, OLD)]
+    assert len(memory) == 0
+    assert "it is down" in caplog.messages[0]
+
+
+class Undeletable(MemoryStore):
+    """A store that cannot delete a certain key."""
+
+    async def delete(self, key: str) -> bool:
+        if key.endswith("full.jpg"):
+            raise StoreError("it must stay")
+        return await super().delete(key)
+
+
+async def test_a_delete_that_fails_does_not_stop_the_others() -> None:
+    store = Undeletable()
+    level = StoreLevel(store)
+    for tag in (OLD, NEW):
+        for name in (FULL, SMALL):
+            await level.put(tag, name, PICTURE)
+
+    with pytest.raises(StoreError, match="it must stay"):
+        await level.forget(PLOT)
+
+    assert await names(level) == [stored_key(FULL, OLD), stored_key(FULL, NEW)]
+
+
+async def test_writes_still_to_come_are_dropped_for_a_forgotten_image() -> None:
+    slow = Slow()
+    async with Cache([slow]) as cache:
+        await cache.put(OLD, SMALL, PICTURE)
+        await cache.put(OLD, OTHER, PICTURE)
+
+        await cache.forget(PLOT)
+        slow.let_go.set()
+
+    assert await slow.get(OLD, SMALL) is None
+    assert await slow.get(OLD, OTHER) == PICTURE
+
+
+async def test_what_was_read_before_a_purge_does_not_come_back_by_it(
+    memory: MemoryLevel,
+) -> None:
+    slow = Slow()
+    async with Cache([memory, slow]) as cache:
+        await MemoryLevel.put(slow, OLD, SMALL, PICTURE)
+        reading = asyncio.create_task(cache.get(OLD, SMALL))
+        await asyncio.sleep(0)
+        forgetting = asyncio.create_task(cache.forget(image_name("any")))
+        await forgetting
+        slow.let_go.set()
+
+        assert await reading == Hit(PICTURE, "slow")
+        assert len(memory) == 0

@@ -1,0 +1,252 @@
+"""The rules between originals, caches, workers and nginx, with real workers."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from typing import BinaryIO
+
+import pytest
+import pytest_asyncio
+from pictures import decode, encode, jpeg
+from PIL import Image
+
+from image_repo import names
+from image_repo.cache import Cache, MemoryLevel, MemoryOptions, StoreLevel
+from image_repo.config import Config
+from image_repo.errors import BadImageError, StoreError, UnknownImageError
+from image_repo.formats import by_kind
+from image_repo.geometry import Box
+from image_repo.modifiers import Fit
+from image_repo.names import DerivedName, ImageName
+from image_repo.service import Service, ServiceOptions
+from image_repo.stores.memory import MemoryStore
+from image_repo.stores.spool import Spool
+from image_repo.stores.store import Object, Stored
+from image_repo.transform.pool import Pool
+
+X = names.image_name("x")
+RECIPE = names.recipe("test")
+
+
+class Faulting(MemoryStore):
+    """A store that waits or fails when it is told to."""
+
+    gate: asyncio.Event | None = None
+    broken = False
+    heads = 0
+
+    async def head(self, key: str) -> Stored | None:
+        self.heads += 1
+        await asyncio.sleep(0)
+        if self.broken:
+            raise StoreError("the store is broken")
+        return await super().head(key)
+
+    async def fetch(self, key: str) -> Object | None:
+        found = await super().fetch(key)
+        if self.gate is not None:
+            await self.gate.wait()
+        return found
+
+
+@dataclass
+class Recorder:
+    """Stands for nginx: keeps what it was told to forget."""
+
+    purged: list[tuple[str, list[str]]] = field(default_factory=list)
+    noted: list[str] = field(default_factory=list)
+
+    def answered(self, image: ImageName, path: str) -> None:
+        self.noted.append(path)
+
+    async def purge(
+        self, image: ImageName, made: list[str], tag: names.Tag | None = None
+    ) -> None:
+        self.purged.append((image, made))
+
+
+@dataclass
+class Bench:
+    service: Service
+    originals: Faulting
+    kept: MemoryStore
+    nginx: Recorder
+
+    async def put(self, body: bytes, image: ImageName = X) -> None:
+        async with Spool(10**8) as spool:
+            await spool.write(body)
+            await self.service.upload(image, spool, replacing=True)
+
+
+@pytest_asyncio.fixture(scope="session")
+async def pool() -> AsyncIterator[Pool]:
+    config = Config()
+    async with Pool(config.workers, config.limits, config.render) as pool:
+        yield pool
+
+
+@pytest_asyncio.fixture
+async def bench(pool: Pool) -> AsyncIterator[Bench]:
+    async with AsyncExitStack() as stack:
+        originals = await stack.enter_async_context(Faulting())
+        kept = await stack.enter_async_context(MemoryStore())
+        levels = (MemoryLevel(MemoryOptions()), StoreLevel(kept))
+        cache = await stack.enter_async_context(Cache(levels))
+        nginx = Recorder()
+        service = await stack.enter_async_context(
+            Service(
+                originals=originals,
+                cache=cache,
+                pool=pool,
+                purger=nginx,
+                recipe=RECIPE,
+                options=ServiceOptions(),
+            )
+        )
+        yield Bench(service, originals, kept, nginx)
+
+
+def derived(width: int = 20, kind: str = "png") -> DerivedName:
+    return DerivedName(X, (Fit(Box(width, None)),), by_kind(kind))
+
+
+def plain(colour: str, side: int = 40) -> bytes:
+    return encode(Image.new("RGB", (side, side), colour), "PNG")
+
+
+def colour(body: bytes) -> tuple[int, ...]:
+    return decode(body).convert("RGB").getpixel((3, 3))
+
+
+async def kept_keys(bench: Bench) -> list[str]:
+    await asyncio.sleep(0.05)
+    return [key async for key in bench.kept.list()]
+
+
+async def test_the_store_is_asked_once_for_many_who_ask_at_once(bench):
+    await bench.put(plain("red"))
+    bench.service._revisions.forget(X)
+    heads = bench.originals.heads
+
+    await asyncio.gather(*(bench.service.revision(X) for _ in range(100)))
+
+    assert bench.originals.heads == heads + 1
+
+
+async def test_an_image_replaced_during_its_derivation_comes_out_new(bench):
+    await bench.put(plain("red"))
+    bench.originals.gate = asyncio.Event()
+    before = asyncio.create_task(bench.service.derived(derived()))
+    await asyncio.sleep(0.05)
+    await bench.put(plain("blue"))
+    after = asyncio.create_task(bench.service.derived(derived()))
+    await asyncio.sleep(0.05)
+
+    bench.originals.gate.set()
+
+    assert colour((await before).derived.body) == (0, 0, 255)
+    assert colour((await after).derived.body) == (0, 0, 255)
+    tag = await bench.service.tag(X)
+    assert await kept_keys(bench) == [names.stored_key(derived(), tag)]
+
+
+async def test_an_image_deleted_during_its_derivation_leaves_nothing(bench):
+    await bench.put(plain("red"))
+    bench.originals.gate = asyncio.Event()
+    asked = asyncio.create_task(bench.service.derived(derived()))
+    await asyncio.sleep(0.05)
+    await bench.service.delete(X)
+
+    bench.originals.gate.set()
+
+    with pytest.raises(UnknownImageError):
+        await asked
+    assert await kept_keys(bench) == []
+
+
+async def test_bytes_of_another_revision_than_remembered_get_their_own_tag(bench):
+    await bench.put(plain("red"))
+    remembered = await bench.service.tag(X)
+    await bench.originals.put(X, io.BytesIO(plain("blue")), media_type="image/png")
+
+    answer = await bench.service.derived(derived())
+
+    assert colour(answer.derived.body) == (0, 0, 255)
+    assert answer.lasting
+    assert answer.tag != remembered
+    assert await kept_keys(bench) == [names.stored_key(derived(), answer.tag)]
+
+
+async def test_a_store_that_never_agrees_with_itself_is_not_cached(bench):
+    class Torn(Object):
+        pass
+
+    await bench.put(plain("red"))
+    fetch = bench.originals.fetch
+
+    async def other(key: str) -> Object | None:
+        found = await fetch(key)
+        assert found is not None
+        return Torn(replace(found.stored, revision="elsewhere"), found.file)
+
+    bench.originals.fetch = other  # type: ignore[method-assign] # the fault
+
+    answer = await bench.service.derived(derived())
+
+    assert not answer.lasting
+    assert await kept_keys(bench) == []
+
+
+async def test_what_was_made_of_an_image_is_told_to_nginx_when_it_changes(bench):
+    await bench.put(plain("red"))
+    tag = await bench.service.tag(X)
+    await bench.service.derived(derived())
+    await asyncio.sleep(0.05)
+
+    await bench.put(plain("blue"))
+
+    assert bench.nginx.purged[-1] == (X, [names.stored_key(derived(), tag)])
+
+
+async def test_a_change_waits_for_answers_that_are_leaving_and_purges_again(bench):
+    await bench.put(plain("red"))
+    purges = len(bench.nginx.purged)
+    with bench.service.sending(X, "/images/x/_/w_20.png"):
+        change = asyncio.create_task(bench.service.purge(X))
+        await asyncio.sleep(0.1)
+        assert not change.done()
+
+    await change
+
+    assert len(bench.nginx.purged) == purges + 2
+    assert bench.nginx.noted == ["/images/x/_/w_20.png"]
+
+
+async def test_a_failing_store_fails_reading_and_readiness_but_not_for_long(bench):
+    await bench.put(plain("red"))
+    bench.service._revisions.forget(X)
+    bench.originals.broken = True
+
+    with pytest.raises(StoreError):
+        await bench.service.derived(derived())
+    with pytest.raises(StoreError):
+        await bench.service.ready()
+
+    bench.originals.broken = False
+    assert (await bench.service.derived(derived())).lasting
+    await bench.service.ready()
+
+
+async def test_an_image_that_cannot_be_derived_is_not_tried_again(bench, pool):
+    await bench.originals.put(X, io.BytesIO(jpeg()[:-300]), media_type="image/jpeg")
+    derivations = pool.derivations
+
+    for _ in range(2):
+        with pytest.raises(BadImageError):
+            await bench.service.derived(derived())
+
+    assert pool.derivations <= derivations + 1

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+
+from image_repo.modifiers import RenderOptions
+from image_repo.transform.pool import Limits, Pool, WorkerOptions
+from transform.samples import opened
+
+Derive = Callable[[bytes, str], Awaitable[bytes]]
+
+# A confined worker could not write down what was covered.
+CONFINED = not any(name.startswith("COVERAGE") for name in os.environ)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[Pool]:
+    """One worker, so that every image of a module meets the one before it."""
+    options = WorkerOptions(count=1)
+    async with Pool(options, Limits(), RenderOptions(), confined=CONFINED) as made:
+        yield made
+
+
+@pytest.fixture
+def derive(pool: Pool) -> Derive:
+    async def derived(data: bytes, text: str = "full.png") -> bytes:
+        with opened(data) as file:
+            return await pool.derive(file, len(data), text)
+
+    return derived

@@ -1,0 +1,269 @@
+"""Asking for images, on a server that answers directly."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from pictures import BLUE, GREEN, RED, WHITE, decode, encode, jpeg, quarters
+from PIL import Image
+
+from image_repo.formats import FORMATS
+from image_repo.web.handlers import ROOM
+
+SERVED = [row.kind for row in FORMATS if row.served]
+
+
+async def put(client, name="plots/site-7", body=None):
+    answer = await client.put(f"/images/{name}", data=body or jpeg(600, 400))
+    assert answer.status in {200, 201}
+    return await answer.json()
+
+
+def near(colour, expected, tolerance=12):
+    return all(abs(a - b) <= tolerance for a, b in zip(colour, expected, strict=True))
+
+
+async def test_an_image_comes_out_in_the_size_and_kind_of_its_canonical_url(client):
+    await put(client)
+
+    answer = await client.get("/images/plots/site-7/_/w_300.png")
+
+    assert (answer.status, answer.content_type) == (200, "image/png")
+    picture = decode(await answer.read())
+    assert picture.format == "PNG"
+    assert picture.size == (300, 200)
+    corners = [picture.convert("RGB").getpixel(at) for at in
+               ((9, 9), (290, 9), (9, 190), (290, 190))]
+    assert all(map(near, corners, (RED, GREEN, BLUE, WHITE)))
+
+
+@pytest.mark.parametrize("kind", SERVED)
+async def test_every_kind_comes_as_what_it_says(client, kind):
+    await put(client)
+
+    answer = await client.get(f"/images/plots/site-7.{kind}?w=90")
+
+    row = next(row for row in FORMATS if row.kind == kind)
+    assert answer.content_type == row.media_type
+    assert decode(await answer.read()).size == (90, 60)
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        "plots/site-7.webp?xsize=120&ysize=90",
+        "plots/site-7?kind=webp&h=90&w=120",
+        "plots/site-7/_/h_90-w_120.WEBP",
+        "plots/%73ite-7/_/w_120-h_90.webp",
+        "plots/site-7/_/w_0120-h_90.webp",
+    ],
+)
+async def test_every_spelling_names_the_same_image(client, alias):
+    await put(client)
+    canonical = await client.get("/images/plots/site-7/_/w_120-h_90.webp")
+
+    answer = await client.get("/images/" + alias)
+
+    assert answer.headers["ETag"] == canonical.headers["ETag"]
+    assert answer.headers["Content-Location"] == (
+        "/images/plots/site-7/_/w_120-h_90.webp"
+    )
+    assert "canonical" in answer.headers["Link"]
+    assert await answer.read() == await canonical.read()
+
+
+async def test_a_thumbnail_is_fitted_in_the_configured_box(client):
+    await put(client)
+
+    answer = await client.get("/images/plots/site-7?thumbnail=True")
+
+    assert answer.content_type == "image/jpeg"
+    assert decode(await answer.read()).size == (50, 33)
+    assert answer.headers["Content-Location"].endswith("/_/w_50-h_50-thumb_els.jpg")
+
+
+async def test_head_is_get_without_a_body(client):
+    await put(client)
+    get = await client.get("/images/plots/site-7/_/w_90.jpg")
+
+    head = await client.head("/images/plots/site-7/_/w_90.jpg")
+
+    assert head.headers["Content-Length"] == str(len(await get.read()))
+    assert head.headers["ETag"] == get.headers["ETag"]
+    assert await head.read() == b""
+
+
+async def test_a_known_etag_is_answered_without_rendering(client, pool):
+    await put(client)
+    first = await client.get("/images/plots/site-7/_/w_91.jpg")
+    derivations = pool.derivations
+
+    again = await client.get(
+        "/images/plots/site-7/_/w_91.jpg",
+        headers={"If-None-Match": first.headers["ETag"]},
+    )
+    other = await client.get(
+        "/images/plots/site-7/_/w_92.jpg", headers={"If-None-Match": '"x"'}
+    )
+
+    assert (again.status, await again.read()) == (304, b"")
+    assert again.headers["Cache-Control"] == first.headers["Cache-Control"]
+    assert other.status == 200
+    assert pool.derivations == derivations + 1
+
+
+async def test_answers_say_how_long_they_may_be_cached(start, config):
+    client = await start(
+        replace(config, http=replace(config.http, max_age=7, s_maxage=11))
+    )
+    await put(client)
+
+    answer = await client.get("/images/plots/site-7/_/full.jpg")
+
+    assert answer.headers["Cache-Control"] == "public, max-age=7, s-maxage=11"
+    assert not answer.headers["ETag"].startswith("W/")
+    assert "derive;dur=" in answer.headers["Server-Timing"]
+
+
+async def test_a_versioned_url_is_immutable_while_its_tag_is_current(client):
+    await put(client)
+    plain = await client.get("/images/plots/site-7/_/w_90.jpg")
+    found = await client.get(
+        "/images/plots/site-7/_/v_0123456789abcdef/w_90.jpg", allow_redirects=False
+    )
+
+    assert (found.status, found.headers["Cache-Control"]) == (302, "no-store")
+    assert found.headers["Location"] == plain.headers["Content-Location"]
+
+
+    tag = await client.app[ROOM].service.tag("plots/site-7")
+    current = await client.get(f"/images/plots/site-7/_/v_{tag}/w_90.jpg")
+
+    assert current.status == 200
+    assert "immutable" in current.headers["Cache-Control"]
+    assert current.headers["ETag"] == plain.headers["ETag"]
+
+
+async def test_a_thousand_first_requests_cause_one_derivation(client, pool):
+    await put(client, body=jpeg(1600, 1200))
+    derivations = pool.derivations
+
+    async def get():
+        answer = await client.get("/images/plots/site-7/_/w_800.webp")
+        return answer.status, await answer.read()
+
+    answers = await asyncio.gather(*(get() for _ in range(1000)))
+
+    assert len(set(answers)) == 1
+    assert answers[0][0] == 200
+    assert pool.derivations == derivations + 1
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("/images/x?size=4", "xsize"),
+        ("/images/x?w=0", "1 to"),
+        ("/images/x?w=4&xsize=4", "twice"),
+        ("/images/x.png?kind=jpg", "twice"),
+        ("/images/x?kind=webb", "webp"),
+        ("/images/x/_/w_4", "kind"),
+        ("/images/x/_/full.json", "json"),
+        ("/images//x", "segment"),
+        ("/images/%00", "control"),
+        ("/images/%ff", "UTF-8"),
+    ],
+)
+async def test_a_url_without_meaning_is_a_400_that_says_why(client, url, says):
+    from yarl import URL
+
+    answer = await client.get(URL(url, encoded=True))
+
+    assert answer.status == 400
+    assert answer.content_type == "application/problem+json"
+    problem = await answer.json()
+    assert problem["status"] == 400
+    assert says in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["/images/a/../x", "/images/a/%2e%2e/x", "/images/a%2Fx", "/images/a#b", "/images/%"],
+)
+async def test_a_raw_target_that_clients_would_tidy_is_a_400_too(client, target):
+    reader, writer = await asyncio.open_connection(client.host, client.port)
+    writer.write(f"GET {target} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+
+    assert b" 400 " in await reader.readline()
+    writer.close()
+
+
+async def test_an_unknown_image_is_a_404(client):
+    answer = await client.get("/images/nowhere/_/w_9.jpg")
+
+    assert answer.status == 404
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert (await answer.json())["title"] == "Not Found"
+
+
+@pytest.mark.parametrize("method", ["PATCH", "OPTIONS", "PROPFIND"])
+async def test_a_method_that_means_nothing_is_a_405_that_names_others(client, method):
+    answer = await client.request(method, "/images/x")
+
+    assert answer.status == 405
+    assert "GET" in answer.headers["Allow"]
+
+
+async def test_what_this_version_does_not_do_says_so(client):
+    await put(client, "x")
+
+    for url in ("/images/x?url=True", "/images/x?meta=True", "/images/?regex=x"):
+        assert (await client.get(url)).status == 501
+
+
+async def test_the_list_has_every_name_once_and_nothing_else(client):
+    for name in ("b", "a/b", "a", "ü@2x +"):
+        await put(client, name, jpeg(8, 8))
+    await client.get("/images/a/_/w_4.jpg")
+
+    for path in ("/images", "/images/"):
+        answer = await client.get(path)
+        assert answer.content_type == "application/json"
+        assert await answer.json() == ["a", "a/b", "b", "ü@2x +"]
+
+
+async def test_an_empty_list_is_a_list(client):
+    answer = await client.get("/images")
+
+    assert await answer.json() == []
+
+
+async def test_info_says_size_and_format(client):
+    await put(client, "x", encode(quarters(30, 20), "PNG"))
+
+    info = await (await client.get("/images/x/_/info.json")).json()
+
+    assert (info["width"], info["height"], info["format"]) == (30, 20, "png")
+    assert (await client.get(info["urls"]["w_400"])).status == 200
+
+
+async def test_health_lists_the_kinds_that_work(client, pool):
+    health = await (await client.get("/healthz")).json()
+    ready = await client.get("/readyz")
+
+    assert set(health["kinds"]) == set(pool.kinds)
+    assert {"jpg", "png", "webp", "gif", "tif", "bmp"} <= set(health["kinds"])
+    assert ready.status == 200
+
+
+async def test_transparency_lies_on_the_background_where_a_kind_has_none(client):
+    clear = Image.new("RGBA", (20, 20), (0, 0, 0, 0))
+    await put(client, "x", encode(clear, "PNG"))
+
+    jpg = decode(await (await client.get("/images/x/_/full.jpg")).read())
+    png = decode(await (await client.get("/images/x/_/full.png")).read())
+
+    assert near(jpg.convert("RGB").getpixel((9, 9)), WHITE)
+    assert png.convert("RGBA").getpixel((9, 9))[3] == 0
