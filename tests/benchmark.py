@@ -1,7 +1,6 @@
-"""A benchmark of the whole server: nginx, server and workers, on this machine.
+"""A benchmark of the whole server: nginx, server, workers, on this machine.
 
-Run by `scripts/bench`. Figures of different runs or machines can't be compared; those of
-one run can.
+Run by `scripts/bench`. Only figures of one run can be compared with each other.
 """
 
 from __future__ import annotations
@@ -42,8 +41,8 @@ class Row:
         cuts = statistics.quantiles(self.latencies, n=100, method="inclusive")
         return (
             f"| {self.name} | {self.requests} | {self.requests / self.seconds:.0f} "
-            f"| {cuts[49]:.1f} | {cuts[98]:.1f} | {1000 * self.cpu / self.requests:.2f} "
-            f"| {self.memory:.0f} |"
+            f"| {cuts[49]:.1f} | {cuts[98]:.1f} "
+            f"| {1000 * self.cpu / self.requests:.2f} | {self.memory:.0f} |"
         )
 
 
@@ -52,7 +51,7 @@ def photograph(megapixels: float) -> bytes:
     size = (round((megapixels * 4e6 / 3) ** 0.5), round((megapixels * 3e6 / 4) ** 0.5))
     found = sorted(PHOTOGRAPHS.rglob("*.jpg"), key=lambda p: p.stat().st_size)
     if found:
-        print(f"photograph: {found[-1].name}, cut to {size[0]}×{size[1]}")
+        print(f"photograph: {found[-1].name}, cut to {size[0]} by {size[1]}")
         picture = Image.open(found[-1]).convert("RGB").resize(size)
         grain = Image.effect_noise(size, 12).convert("RGB")
         picture = Image.blend(picture, grain, 0.06)
@@ -173,9 +172,10 @@ async def load(
 async def run(images: int, hot: int) -> None:
     photo = photograph(12)
     with tempfile.TemporaryDirectory() as folder:
-        async with served(Path(folder)) as (root, base), aiohttp.ClientSession(
-            base, timeout=aiohttp.ClientTimeout(300)
-        ) as session:
+        async with (
+            served(Path(folder)) as (root, base),
+            aiohttp.ClientSession(base, timeout=aiohttp.ClientTimeout(300)) as session,
+        ):
             for number in range(images):
                 async with session.put(f"/images/bench/{number}", data=photo) as done:
                     done.raise_for_status()

@@ -103,7 +103,7 @@ def _readme() -> str:
         if not re.search(pattern, text):
             raise ValueError(f"README.md has no place for {name}")
         filled = start + table() + "<!-- end -->"
-        text = re.sub(pattern, lambda _, filled=filled: filled, text)
+        text = re.sub(pattern, filled.replace("\\", r"\\"), text)
     return text
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 from PIL import Image
 
@@ -18,13 +19,13 @@ def quarters(width: int = 64, height: int = 48) -> Image.Image:
     return picture
 
 
-def encode(picture: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+def encode(picture: Image.Image, kind: str = "JPEG", **options: Any) -> bytes:
     out = io.BytesIO()
     picture.save(out, kind, **options)
     return out.getvalue()
 
 
-def jpeg(width: int = 64, height: int = 48, **options: object) -> bytes:
+def jpeg(width: int = 64, height: int = 48, **options: Any) -> bytes:
     return encode(quarters(width, height), "JPEG", quality=92, **options)
 
 
@@ -32,3 +33,10 @@ def decode(body: bytes) -> Image.Image:
     picture = Image.open(io.BytesIO(body))
     picture.load()
     return picture
+
+
+def colour(picture: Image.Image, at: tuple[int, int]) -> tuple[int, int, int]:
+    """Red, green and blue of a pixel, 0 to 255."""
+    found = picture.convert("RGB").getpixel(at)
+    assert isinstance(found, tuple)
+    return (int(found[0]), int(found[1]), int(found[2]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -72,9 +73,7 @@ def test_an_option_of_the_environment_wins(tmp_path: Path) -> None:
     file.write_text("nginx: {cache_size: 2 GiB}", encoding="utf-8")
 
     from_file = run("nginx-conf", "-y", str(file))
-    from_both = run(
-        "nginx-conf", "-y", str(file), IMAGE_REPO_NGINX_CACHE_SIZE="3 GiB"
-    )
+    from_both = run("nginx-conf", "-y", str(file), IMAGE_REPO_NGINX_CACHE_SIZE="3 GiB")
 
     assert f"max_size={2 * 2**30}" in from_file.stdout
     assert f"max_size={3 * 2**30}" in from_both.stdout
@@ -86,8 +85,6 @@ def test_an_unknown_argument_exits_2() -> None:
 
 
 def test_an_address_in_use_exits_2_and_names_it(tmp_path: Path) -> None:
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
         done = run("--data", str(tmp_path), IMAGE_REPO_LISTEN=listen)

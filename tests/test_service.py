@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
-from typing import BinaryIO
+from dataclasses import dataclass, replace
 
 import pytest
 import pytest_asyncio
-from pictures import decode, encode, jpeg
+from pictures import colour, decode, encode, jpeg
 from PIL import Image
 
 from image_repo import names
@@ -22,6 +21,7 @@ from image_repo.formats import by_kind
 from image_repo.geometry import Box
 from image_repo.modifiers import Fit
 from image_repo.names import DerivedName, ImageName
+from image_repo.purge import Answered, NoPurge, Purger
 from image_repo.service import Service, ServiceOptions
 from image_repo.stores.memory import MemoryStore
 from image_repo.stores.spool import Spool
@@ -53,20 +53,23 @@ class Faulting(MemoryStore):
         return found
 
 
-@dataclass
-class Recorder:
+class Recorder(Purger):
     """Stands for nginx: keeps what it was told to forget."""
 
-    purged: list[tuple[str, list[str]]] = field(default_factory=list)
-    noted: list[str] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__(NoPurge(), Answered(60))
+        self.purged: list[tuple[str, list[str]]] = []
+        self.noted: list[str] = []
 
     def answered(self, image: ImageName, path: str) -> None:
+        super().answered(image, path)
         self.noted.append(path)
 
     async def purge(
-        self, image: ImageName, made: list[str], tag: names.Tag | None = None
-    ) -> None:
-        self.purged.append((image, made))
+        self, image: ImageName, made: Iterable[str], tag: names.Tag | None = None
+    ) -> tuple[str, ...]:
+        self.purged.append((image, list(made)))
+        return await super().purge(image, made, tag)
 
 
 @dataclass
@@ -114,12 +117,12 @@ def derived(width: int = 20, kind: str = "png") -> DerivedName:
     return DerivedName(X, (Fit(Box(width, None)),), by_kind(kind))
 
 
-def plain(colour: str, side: int = 40) -> bytes:
-    return encode(Image.new("RGB", (side, side), colour), "PNG")
+def plain(shade: str, side: int = 40) -> bytes:
+    return encode(Image.new("RGB", (side, side), shade), "PNG")
 
 
-def colour(body: bytes) -> tuple[int, ...]:
-    return decode(body).convert("RGB").getpixel((3, 3))
+def seen(body: bytes) -> tuple[int, ...]:
+    return colour(decode(body), (3, 3))
 
 
 async def kept_keys(bench: Bench) -> list[str]:
@@ -127,37 +130,41 @@ async def kept_keys(bench: Bench) -> list[str]:
     return [key async for key in bench.kept.list()]
 
 
-async def test_the_store_is_asked_once_for_many_who_ask_at_once(bench):
+async def test_the_store_is_asked_once_for_many_who_ask_at_once(bench: Bench) -> None:
     await bench.put(plain("red"))
     bench.service._revisions.forget(X)
     heads = bench.originals.heads
 
-    await asyncio.gather(*(bench.service.revision(X) for _ in range(100)))
+    await asyncio.gather(*(bench.service.tag(X) for _ in range(100)))
 
     assert bench.originals.heads == heads + 1
 
 
-async def test_an_image_replaced_during_its_derivation_comes_out_new(bench):
+async def test_an_image_replaced_during_its_derivation_comes_out_new(
+    bench: Bench,
+) -> None:
     await bench.put(plain("red"))
     bench.originals.gate = asyncio.Event()
-    before = asyncio.create_task(bench.service.derived(derived()))
+    before = asyncio.create_task(bench.service.derivations.get(derived()))
     await asyncio.sleep(0.05)
     await bench.put(plain("blue"))
-    after = asyncio.create_task(bench.service.derived(derived()))
+    after = asyncio.create_task(bench.service.derivations.get(derived()))
     await asyncio.sleep(0.05)
 
     bench.originals.gate.set()
 
-    assert colour((await before).derived.body) == (0, 0, 255)
-    assert colour((await after).derived.body) == (0, 0, 255)
+    assert seen((await before).derived.body) == (0, 0, 255)
+    assert seen((await after).derived.body) == (0, 0, 255)
     tag = await bench.service.tag(X)
     assert await kept_keys(bench) == [names.stored_key(derived(), tag)]
 
 
-async def test_an_image_deleted_during_its_derivation_leaves_nothing(bench):
+async def test_an_image_deleted_during_its_derivation_leaves_nothing(
+    bench: Bench,
+) -> None:
     await bench.put(plain("red"))
     bench.originals.gate = asyncio.Event()
-    asked = asyncio.create_task(bench.service.derived(derived()))
+    asked = asyncio.create_task(bench.service.derivations.get(derived()))
     await asyncio.sleep(0.05)
     await bench.service.delete(X)
 
@@ -168,20 +175,24 @@ async def test_an_image_deleted_during_its_derivation_leaves_nothing(bench):
     assert await kept_keys(bench) == []
 
 
-async def test_bytes_of_another_revision_than_remembered_get_their_own_tag(bench):
+async def test_bytes_of_another_revision_than_remembered_get_their_own_tag(
+    bench: Bench,
+) -> None:
     await bench.put(plain("red"))
     remembered = await bench.service.tag(X)
     await bench.originals.put(X, io.BytesIO(plain("blue")), media_type="image/png")
 
-    answer = await bench.service.derived(derived())
+    answer = await bench.service.derivations.get(derived())
 
-    assert colour(answer.derived.body) == (0, 0, 255)
+    assert seen(answer.derived.body) == (0, 0, 255)
     assert answer.lasting
     assert answer.tag != remembered
     assert await kept_keys(bench) == [names.stored_key(derived(), answer.tag)]
 
 
-async def test_a_store_that_never_agrees_with_itself_is_not_cached(bench):
+async def test_a_store_that_never_agrees_with_itself_is_not_cached(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Torn(Object):
         pass
 
@@ -193,18 +204,20 @@ async def test_a_store_that_never_agrees_with_itself_is_not_cached(bench):
         assert found is not None
         return Torn(replace(found.stored, revision="elsewhere"), found.file)
 
-    bench.originals.fetch = other  # type: ignore[method-assign] # the fault
+    monkeypatch.setattr(bench.originals, "fetch", other)
 
-    answer = await bench.service.derived(derived())
+    answer = await bench.service.derivations.get(derived())
 
     assert not answer.lasting
     assert await kept_keys(bench) == []
 
 
-async def test_what_was_made_of_an_image_is_told_to_nginx_when_it_changes(bench):
+async def test_what_was_made_of_an_image_is_told_to_nginx_when_it_changes(
+    bench: Bench,
+) -> None:
     await bench.put(plain("red"))
     tag = await bench.service.tag(X)
-    await bench.service.derived(derived())
+    await bench.service.derivations.get(derived())
     await asyncio.sleep(0.05)
 
     await bench.put(plain("blue"))
@@ -212,7 +225,9 @@ async def test_what_was_made_of_an_image_is_told_to_nginx_when_it_changes(bench)
     assert bench.nginx.purged[-1] == (X, [names.stored_key(derived(), tag)])
 
 
-async def test_a_change_waits_for_answers_that_are_leaving_and_purges_again(bench):
+async def test_a_change_waits_for_answers_that_are_leaving_and_purges_again(
+    bench: Bench,
+) -> None:
     await bench.put(plain("red"))
     purges = len(bench.nginx.purged)
     with bench.service.sending(X, "/images/x/_/w_20.png"):
@@ -226,27 +241,31 @@ async def test_a_change_waits_for_answers_that_are_leaving_and_purges_again(benc
     assert bench.nginx.noted == ["/images/x/_/w_20.png"]
 
 
-async def test_a_failing_store_fails_reading_and_readiness_but_not_for_long(bench):
+async def test_a_failing_store_fails_reading_and_readiness_but_not_for_long(
+    bench: Bench,
+) -> None:
     await bench.put(plain("red"))
     bench.service._revisions.forget(X)
     bench.originals.broken = True
 
     with pytest.raises(StoreError):
-        await bench.service.derived(derived())
+        await bench.service.derivations.get(derived())
     with pytest.raises(StoreError):
         await bench.service.ready()
 
     bench.originals.broken = False
-    assert (await bench.service.derived(derived())).lasting
+    assert (await bench.service.derivations.get(derived())).lasting
     await bench.service.ready()
 
 
-async def test_an_image_that_cannot_be_derived_is_not_tried_again(bench, pool):
+async def test_an_image_that_cannot_be_derived_is_not_tried_again(
+    bench: Bench, pool: Pool
+) -> None:
     await bench.originals.put(X, io.BytesIO(jpeg()[:-300]), media_type="image/jpeg")
     derivations = pool.derivations
 
     for _ in range(2):
         with pytest.raises(BadImageError):
-            await bench.service.derived(derived())
+            await bench.service.derivations.get(derived())
 
     assert pool.derivations <= derivations + 1

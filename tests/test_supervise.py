@@ -177,6 +177,18 @@ def test_a_server_that_ends_ends_the_whole_with_its_code(tmp_path: Path) -> None
         assert running.process.wait(10) == 7
 
 
+def test_nginx_that_ends_ends_the_whole(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as running:
+        server = running.get()
+        os.kill(int((tmp_path / "data/nginx/pid").read_text()), signal.SIGKILL)
+
+        _, said = running.process.communicate(timeout=10)
+
+    assert "nginx has ended" in said
+    assert running.process.returncode == 1
+    assert not alive(server)
+
+
 def test_children_do_not_outlive_a_killed_supervisor(tmp_path: Path) -> None:
     with serving(tmp_path / "data") as running:
         server = running.get()

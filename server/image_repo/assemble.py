@@ -62,7 +62,7 @@ async def open_room(config: Config, pool: Pool) -> AsyncIterator[Room]:
         )
         logger.info(
             "originals in %s; %s; kinds %s",
-            data.absolute(),
+            config.data,
             pool.magick,
             " ".join(sorted(pool.kinds)),
         )
@@ -114,7 +114,10 @@ def _listener(listen: str) -> Iterator[socket.socket]:
     host, _, port = listen.rpartition(":")
     try:
         found = socket.getaddrinfo(
-            host.strip("[]"), int(port), type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            host.strip("[]"),
+            int(port),
+            type=socket.SOCK_STREAM,
+            flags=socket.AI_PASSIVE,
         )[0]
         listener = socket.create_server(
             found[4][:2], family=found[0], backlog=BACKLOG, reuse_port=False

@@ -1,4 +1,4 @@
-"""The one configuration: the options of every room, from a YAML file and environment."""
+"""The one configuration: the options of every room, from YAML and environment."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from image_repo.purge import NginxOptions
 from image_repo.service import ServiceOptions
 from image_repo.transform.pool import Limits, WorkerOptions
 from image_repo.web.answers import HttpOptions
+
 
 @dataclass(frozen=True)  # no slots: only one base of a class may have them
 class ServerOptions:
@@ -88,5 +89,7 @@ def _read(file: Path) -> Mapping[str, object]:
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise ConfigError(f"{str(file)!r} must hold options: a mapping of names to values")
+        raise ConfigError(
+            f"{str(file)!r} must hold options: a mapping of names to values"
+        )
     return content

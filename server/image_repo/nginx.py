@@ -48,6 +48,7 @@ _SECRET = re.compile("(?:[A-Za-z0-9_-]{16,128})?")
 
 _FRAME = """\
 # A whole configuration for an ordinary user; run it with `nginx -c` and this file.
+daemon off;
 worker_processes auto;
 worker_rlimit_nofile 4096;
 @@USER@@

@@ -4,44 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 from image_repo import names
-from image_repo.cache import Cache, Derived
+from image_repo.derivations import Derivations
 from image_repo.errors import (
-    BadImageError,
-    BadRequestError,
     ConflictError,
-    DeriveError,
-    ImageRepoError,
     StoreError,
-    TooCostlyError,
-    TooLargeError,
-    UnknownImageError,
 )
-from image_repo.flights import Flights, Remembered
-from image_repo.formats import Format
 from image_repo.options import option
+from image_repo.revisions import Revisions, unknown
 
 if TYPE_CHECKING:
-    from image_repo.names import DerivedName, ImageName, Recipe, Revision, Tag
+    from image_repo.cache import Cache
+    from image_repo.names import ImageName, Recipe, Revision, Tag
     from image_repo.purge import Purger
     from image_repo.stores.spool import Spool
-    from image_repo.stores.store import Object, Store, Stored
+    from image_repo.stores.store import Store
     from image_repo.transform.headers import Header
     from image_repo.transform.pool import Pool
 
 logger = logging.getLogger(__name__)
-
-REPLACED_TRIES = 3
-"""How often a derivation is begun anew because its original was replaced meanwhile."""
 
 SENDING_SECONDS = 30.0
 """Longest wait for answers that are leaving before a change is answered."""
@@ -54,9 +43,6 @@ It does so in the same event as it reads the last byte.
 
 LATE_PURGES = (1.0, 5.0)
 """Pauses in seconds before nginx is purged again, in case it was slower than that."""
-
-LASTING = (BadImageError, TooLargeError, TooCostlyError)
-"""Errors that the same original would give again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,25 +63,6 @@ class ServiceOptions:
         low=0,
         high=86_400,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A derived image to send.
-
-    Attributes:
-        derived: Its bytes.
-        tag: Of the original the bytes were really made from.
-        lasting: Whether it may be kept by caches under its tag.
-        source: Where it came from: a cache level's name, or `derived`.
-        seconds: What each step took, in order.
-    """
-
-    derived: Derived
-    tag: Tag
-    lasting: bool
-    source: str
-    seconds: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +87,9 @@ class Service:
         recipe: Hash of all outside the URL that changes pixels.
         options: Times.
         clock: Monotonic seconds.
+
+    Attributes:
+        derivations: Derived images.
     """
 
     def __init__(  # noqa: PLR0913 - the rooms it connects
@@ -137,18 +107,16 @@ class Service:
         self._cache = cache
         self._pool = pool
         self._purger = purger
-        self._recipe = recipe
         self._options = options
-        self._changes = 0
-        self._revisions: Remembered[ImageName, Revision] = Remembered(
-            options.revision_lifetime, clock=clock
+        self._revisions = Revisions(originals, recipe, options.revision_lifetime, clock)
+        self.derivations = Derivations(
+            originals,
+            self._revisions,
+            cache,
+            pool,
+            failure_lifetime=options.failure_lifetime,
+            clock=clock,
         )
-        self._failures: Remembered[tuple[Tag, str], ImageRepoError] = Remembered(
-            options.failure_lifetime, clock=clock
-        )
-        self._crashes: Counter[tuple[ImageName, Revision]] = Counter()
-        self._asking: Flights[tuple[ImageName, int], Stored | None] = Flights()
-        self._deriving: Flights[tuple[Tag, DerivedName], Answer] = Flights()
         self._sending: defaultdict[ImageName, set[asyncio.Future[None]]] = defaultdict(
             set
         )
@@ -160,158 +128,24 @@ class Service:
 
     async def __aexit__(self, *_: object) -> None:
         """Finish derivations under way, and the purges that are still to come."""
-        await self._deriving.landed(lambda _: True)
+        await self.derivations.landed()
         if self._background:
             await asyncio.wait(self._background)
 
     # Reading
 
-    def check_kind(self, row: Format) -> None:
-        """Refuse a kind that the ImageMagick found here can't write.
-
-        Raises:
-            BadRequestError: Names the kinds that work.
-        """
-        if row.kind not in self._pool.kinds:
-            kinds = ", ".join(sorted(self._pool.kinds))
-            raise BadRequestError(
-                f"kind {row.kind!r} can't be written by this server: it writes {kinds}"
-            )
-
-    async def revision(self, image: ImageName) -> Revision:
-        """Return the revision of an original, asked of the store at most once a while.
-
-        Raises:
-            UnknownImageError: There is no such original.
-            StoreError: The store failed.
-        """
-        known = self._revisions.get(image)
-        if known is None:
-            known = await self._ask(image)
-        if known is None:
-            raise UnknownImageError(f"there is no image {image!r}")
-        return known
-
-    async def _ask(self, image: ImageName) -> Revision | None:
-        changes = self._changes
-        # An answer asked for before a change must neither be joined nor remembered
-        # after it.
-        key = (image, changes)
-        stored = await self._asking.do(key, lambda: self._originals.head(image))
-        found = None if stored is None else names.Revision(stored.revision)
-        if found is not None and self._changes == changes:
-            self._revisions.put(image, found)
-        return found
-
-    async def tag(self, image: ImageName) -> Tag:
-        """Return the current tag of an image; raises as `revision` does."""
-        return names.tag(await self.revision(image), self._recipe)
-
-    async def derived(self, name: DerivedName) -> Answer:
-        """Return a derived image, from the nearest cache or made now.
-
-        What is returned was made from an original that was current when the answer
-        was complete, not only when the question came.
-
-        Raises:
-            ImageRepoError: As its classes say.
-        """
-        self.check_kind(name.format)
-        for _ in range(REPLACED_TRIES):
-            answer = await self._once(name)
-            if answer.tag == await self.tag(name.image):
-                return answer
-        return replace(answer, lasting=False)
-
-    async def _once(self, name: DerivedName) -> Answer:
-        started = time.perf_counter()
-        revision = await self.revision(name.image)
-        tag = names.tag(revision, self._recipe)
-        asked = time.perf_counter()
-        hit = await self._cache.get(tag, name)
-        found = time.perf_counter()
-        seconds = {"revision": asked - started, "cache": found - asked}
-        if hit is not None:
-            return Answer(hit.derived, tag, True, hit.level, seconds)
-        self._raise_remembered(tag, name)
-        made = await self._deriving.do((tag, name), lambda: self._derive(name, revision))
-        return replace(made, seconds=seconds | made.seconds)
-
-    def _raise_remembered(self, tag: Tag, name: DerivedName) -> None:
-        failure = self._failures.get((tag, name.text + name.image))
-        if failure is not None:
-            raise type(failure)(str(failure))
-
-    async def _derive(self, name: DerivedName, revision: Revision) -> Answer:
-        started = time.perf_counter()
-        changes = self._changes
-        original, lasting = await self._fetch(name.image, revision)
-        with original:
-            fetched = time.perf_counter()
-            actual = names.Revision(original.stored.revision)
-            tag = names.tag(actual, self._recipe)
-            body = await self._run(name, tag, actual, original)
-        done = time.perf_counter()
-        made = Derived(body, name.format.media_type)
-        if lasting and self._changes != changes:
-            # Nothing is kept of an image that was deleted or replaced meanwhile.
-            lasting = await self.current(name.image) == actual
-        if lasting:
-            await self._cache.put(tag, name, made)
-        logger.info("derived %s in %.0f ms", name, 1000 * (done - started))
-        seconds = {"fetch": fetched - started, "derive": done - fetched}
-        return Answer(made, tag, lasting, "derived", seconds)
-
     async def current(self, image: ImageName) -> Revision | None:
         """Return the revision of an original; None: there is none."""
-        try:
-            return await self.revision(image)
-        except UnknownImageError:
-            return None
+        return await self._revisions.current(image)
 
-    async def _fetch(
-        self, image: ImageName, revision: Revision
-    ) -> tuple[Object, bool]:
-        """Return an original, and whether its revision is the one remembered."""
-        original = await self._open(image)
-        if original.stored.revision == revision:
-            return original, True
-        original.close()
-        self._revisions.forget(image)
-        revision = await self.revision(image)
-        original = await self._open(image)
-        return original, original.stored.revision == revision
+    async def tag(self, image: ImageName) -> Tag:
+        """Return the current tag of an image.
 
-    async def _open(self, image: ImageName) -> Object:
-        original = await self._originals.fetch(image)
-        if original is None:
-            self._revisions.forget(image)
-            raise UnknownImageError(f"there is no image {image!r}")
-        return original
-
-    async def _run(
-        self, name: DerivedName, tag: Tag, revision: Revision, original: Object
-    ) -> bytes:
-        try:
-            return await self._pool.derive(
-                original.file, original.stored.size, name.text
-            )
-        except LASTING as error:
-            self._remember(tag, name, error)
-            raise
-        except DeriveError as error:
-            crashes = self._crashes
-            crashes[name.image, revision] += 1
-            if crashes[name.image, revision] > 1:
-                twice = BadImageError("workers died of this image more than once")
-                self._remember(tag, name, twice)
-                raise twice from error
-            raise
-
-    def _remember(self, tag: Tag, name: DerivedName, error: ImageRepoError) -> None:
-        logger.warning("cannot derive %s: %s", name, error)
-        lifetime = self._options.failure_lifetime * random.uniform(0.75, 1.25)  # noqa: S311 - spreads retries
-        self._failures.put((tag, name.text + name.image), error, lifetime=lifetime)
+        Raises:
+            UnknownImageError: There is none.
+            StoreError: The store failed.
+        """
+        return await self._revisions.tag(image)
 
     @contextmanager
     def sending(self, image: ImageName, path: str) -> Iterator[None]:
@@ -337,7 +171,7 @@ class Service:
         Raises:
             UnknownImageError: There is none.
         """
-        with await self._open(image) as original:
+        with await self.derivations.open(image) as original:
             stored = original.stored
             header = await self._pool.probe(original.file, stored.size)
         return Original(
@@ -367,9 +201,7 @@ class Service:
     async def refuse_existing(self, image: ImageName) -> None:
         """Raise ConflictError if the store has an image of that name."""
         if await self._originals.head(image) is not None:
-            raise ConflictError(
-                f"there is an image {image!r} already; PUT replaces it"
-            )
+            raise ConflictError(f"there is an image {image!r} already; PUT replaces it")
 
     async def upload(
         self, image: ImageName, spool: Spool, *, replacing: bool
@@ -419,7 +251,7 @@ class Service:
             finally:
                 await self._changed(image, None)
         if not found:
-            raise UnknownImageError(f"there is no image {image!r}")
+            raise unknown(image)
         logger.info("deleted %s", image)
 
     async def purge(self, image: ImageName) -> None:
@@ -428,7 +260,7 @@ class Service:
         Raises:
             UnknownImageError: There is no such image.
         """
-        await self.revision(image)
+        await self._revisions.get(image)
         async with self._writing(image):
             await self._changed(image, None)
         logger.info("purged %s", image)
@@ -448,13 +280,9 @@ class Service:
 
     async def _changed(self, image: ImageName, revision: Revision | None) -> None:
         """Forget what was made from the former original, here and in nginx."""
-        self._changes += 1
-        if revision is None:
-            self._revisions.forget(image)
-        else:
-            self._revisions.put(image, revision)
+        self._revisions.changed(image, revision)
         before = set(self._sending.get(image, ()))
-        tag = None if revision is None else names.tag(revision, self._recipe)
+        tag = None if revision is None else self._revisions.tag_of(revision)
         made = await self._cache.forget(image)
         await self._purger.purge(image, made, tag)
         if before:
@@ -466,7 +294,7 @@ class Service:
     async def _purge_again(
         self, image: ImageName, made: list[str], tag: Tag | None
     ) -> None:
-        """Purge what a very slow nginx stored of an answer that left before a change."""
+        """Purge what a slow nginx stored of an answer that left before a change."""
         for pause in LATE_PURGES:
             await asyncio.sleep(pause)
             await self._purger.purge(image, made, tag)

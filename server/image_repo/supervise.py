@@ -146,6 +146,8 @@ async def serve(
                     event = await first(
                         stop=stop.asked.wait(), nginx=nginx.wait(), code=change()
                     )
+                if event == "nginx":
+                    tell(f"nginx has ended; see {plan.nginx / 'error.log'}")
                 if event != "code":  # requests in flight need the server to the end
                     await end(nginx, signal.SIGQUIT, stop)
                     return 0 if event == "stop" else (server.returncode or 1)
@@ -192,6 +194,10 @@ async def child(
         yield process
     finally:
         await end(process, signal.SIGTERM, stop)
+        with contextlib.suppress(
+            ProcessLookupError
+        ):  # what a killed parent left behind
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 async def end(
@@ -313,11 +319,10 @@ def free_addresses(port: int, bind: Sequence[str]) -> tuple[int, tuple[str, ...]
                 found.append(address)
         except OSError as error:
             if error.errno not in {errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT}:
-                reason = (
-                    "is in use" if error.errno == errno.EADDRINUSE else error.strerror
-                )
+                used = error.errno == errno.EADDRINUSE
+                reason = "is in use" if used else f"can't be had ({error.strerror})"
                 raise ConfigError(
-                    f"port {port} of {address}: {reason}; choose another by --port"
+                    f"port {port} of {address} {reason}; choose another by --port"
                 ) from error
     if not found:
         raise ConfigError(f"this machine has none of the addresses {', '.join(bind)}")

@@ -1,4 +1,4 @@
-"""A real nginx on a free port before any aiohttp application, and a stand-in for one."""
+"""A real nginx on a free port before any application, and a stand-in for one."""
 
 from __future__ import annotations
 
@@ -143,8 +143,6 @@ def settings(directory: Path, **changes: object) -> NginxSettings:
         recipe=RECIPE,
         upload_bytes=2**20,
         deadline=20,
-        queue=4,
-        workers=2,
         secret=SECRET,
         directory=directory,
         user="root" if os.geteuid() == 0 else "",
@@ -190,7 +188,7 @@ async def nginx(chosen: NginxSettings) -> AsyncIterator[Front]:
     conf = directory / "nginx.conf"
     conf.write_text(render(chosen))
     child = await asyncio.create_subprocess_exec(
-        program(), "-c", str(conf), "-g", "daemon off;", stderr=asyncio.subprocess.PIPE
+        program(), "-c", str(conf), stderr=asyncio.subprocess.PIPE
     )
     port = int(chosen.options.listen.rpartition(":")[2])
     try:

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable
+from typing import Protocol
 
 import pytest
 import pytest_asyncio
+from transform.samples import opened
 
 from image_repo.modifiers import RenderOptions
 from image_repo.transform.pool import Limits, Pool, WorkerOptions
-from transform.samples import opened
 
-Derive = Callable[[bytes, str], Awaitable[bytes]]
+
+class Derive(Protocol):
+    """Derive from bytes with the module's worker."""
+
+    def __call__(self, data: bytes, text: str = "full.png") -> Awaitable[bytes]: ...
+
 
 # A confined worker could not write down what was covered.
 CONFINED = not any(name.startswith("COVERAGE") for name in os.environ)

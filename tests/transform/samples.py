@@ -9,9 +9,8 @@ import zlib
 from typing import BinaryIO
 
 import pillow_heif
-from PIL import Image, ImageCms
-
 from pictures import encode, quarters
+from PIL import Image, ImageCms
 
 SIZE = (64, 48)
 
@@ -124,7 +123,7 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
 
 def opened(data: bytes) -> BinaryIO:
     """Return a real file with *data*."""
-    file = tempfile.TemporaryFile()
+    file = tempfile.TemporaryFile()  # noqa: SIM115 - the caller closes it
     file.write(data)
     file.flush()
     return file

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import ImageCms
+from transform.samples import ADOBE, P3, profile
 
 from image_repo.transform.colours import SRGB, is_srgb
-from transform.samples import ADOBE, P3, profile
 
 SRGB_PRIMARIES = (
     (0.4361, 0.2225, 0.0139),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import socket
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -74,12 +75,12 @@ def test_a_file_of_a_broken_message_is_closed() -> None:
     with theirs, tempfile.TemporaryFile() as file:
         with ours:
             socket.send_fds(ours, [frames.LENGTHS.pack(5, 0)], [file.fileno()])
-        before = len(os.listdir("/proc/self/fd"))
+        before = len(list(Path("/proc/self/fd").iterdir()))
 
         with pytest.raises(frames.FrameError):
             frames.receive(theirs)
 
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_sending_to_one_who_has_ended_is_an_error() -> None:
@@ -93,6 +94,5 @@ def test_a_message_that_does_not_fit_at_once_is_an_error() -> None:
     ours, theirs = pair()
     with ours, theirs, tempfile.TemporaryFile() as file:
         ours.setblocking(False)
-        with pytest.raises(frames.FrameError):
-            for _ in range(10):
-                frames.send_with_file(ours, {"x": "y" * 10**6}, file.fileno())
+        with pytest.raises(frames.FrameError, match="in part"):
+            frames.send_with_file(ours, {"x": "y" * 10**7}, file.fileno())

@@ -11,7 +11,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from pictures import decode, encode
 from PIL import Image
+from transform.conftest import CONFINED
+from transform.samples import KINDS, SIZE, opened
 
 from image_repo.errors import (
     BadImageError,
@@ -24,9 +27,6 @@ from image_repo.errors import (
 )
 from image_repo.modifiers import RenderOptions
 from image_repo.transform.pool import Limits, Pool, WorkerOptions
-from pictures import decode, encode
-from transform.conftest import CONFINED
-from transform.samples import KINDS, SIZE, opened
 
 JPG = KINDS["jpg"]
 SLOW = encode(Image.effect_noise((3000, 3000), 90).convert("RGB"), "JPEG")
@@ -252,7 +252,7 @@ async def test_a_worker_ends_with_the_server() -> None:
         "from image_repo.transform.pool import *\n"
         "from image_repo.modifiers import RenderOptions\n"
         "async def main():\n"
-        "    pool = Pool(WorkerOptions(count=1), Limits(), RenderOptions(), confined=False)\n"
+        "    pool = Pool(WorkerOptions(count=1), Limits(), RenderOptions())\n"
         "    await pool.__aenter__()\n"
         "    print(pool._idle[0].process.pid, pool._folder.name, flush=True)\n"
         "    os.kill(os.getpid(), 9)\n"
@@ -271,13 +271,16 @@ async def test_a_worker_ends_with_the_server() -> None:
 
 
 async def test_a_worker_that_can_not_start_is_an_error_of_the_configuration() -> None:
-    # 256 MiB of address space are not enough for ImageMagick and its libraries.
+    # A mebibyte of address space is not enough for ImageMagick and its libraries.
     with pytest.raises(ConfigError):
         async with pool_of(memory=2**20):
             pass
 
 
 def test_the_server_never_loads_imagemagick() -> None:
-    code = "import sys, image_repo.transform.pool; assert not [m for m in sys.modules if 'wand' in m]"
+    code = (
+        "import sys, image_repo.transform.pool\n"
+        "assert not [name for name in sys.modules if 'wand' in name]"
+    )
 
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -9,23 +9,25 @@ import subprocess
 import sys
 import time
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from pictures import decode, encode
+from PIL import Image
+from transform.conftest import Derive
+from transform.samples import KINDS, SIZE, opened, png_chunk
+from transform.test_headers import FORGED
 
 from image_repo.errors import BadImageError, ImageRepoError, TooLargeError
 from image_repo.modifiers import RenderOptions
 from image_repo.transform import policy
 from image_repo.transform.pool import Limits, Pool, WorkerOptions
-from pictures import decode
-from transform.conftest import Derive
-from transform.samples import KINDS, SIZE, opened, png_chunk
-from transform.test_headers import FORGED
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 HOSTILE = {
-    "mvg": b"push graphic-context\nviewbox 0 0 64 64\nimage over 0,0 0,0 '/etc/passwd'\n",
+    "mvg": b"push graphic-context\nviewbox 0 0 9 9\nimage over 0,0 0,0 '/etc/passwd'\n",
     "msl": b"<?xml version='1.0'?><image><read filename='/etc/passwd'/>"
     b"<write filename='/tmp/stolen.png'/></image>",
     "svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='64' height='64'>"
@@ -66,7 +68,7 @@ async def test_forged_sizes_are_refused_at_once(derive: Derive, name: str) -> No
 async def test_a_size_within_the_limits_that_the_pixels_do_not_have_is_an_error(
     derive: Derive,
 ) -> None:
-    for name in ("png", "avif", "heic", "jpg"):
+    for name in ("png", "avif", "jpg"):
         data = bytearray(KINDS[name])
         if name == "png":
             data[16:24] = struct.pack(">II", 2000, 2000)
@@ -105,10 +107,8 @@ async def test_a_profile_that_unfolds_to_gigabytes_harms_nothing(
     bomb = png_chunk(b"iCCP", b"x\0\0" + packed)
     data = KINDS["png"]
     begun = time.monotonic()
-    try:
+    with suppress(ImageRepoError):
         assert decode(await derive(data[:33] + bomb + data[33:])).size == SIZE
-    except ImageRepoError:
-        pass
     assert time.monotonic() - begun < 3
 
 
@@ -121,9 +121,9 @@ async def test_a_worker_sees_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
 
         assert b"hunter2" not in environment
         assert b"MALLOC_PERTURB_=255" in environment
-        files = {
-            os.readlink(f"/proc/{pid}/fd/{n}") for n in os.listdir(f"/proc/{pid}/fd")
-        }
+        folder = Path(f"/proc/{pid}/fd")
+        # 0 to 2 are this test's own.
+        files = {str(n.readlink()) for n in folder.iterdir() if int(n.name) > 2}
         named = {name for name in files if name.startswith("/") and "/dev/" not in name}
         assert {Path(name).name for name in named} <= {"statm"}
 
@@ -181,15 +181,11 @@ async def test_a_confined_worker_makes_every_kind_of_every_kind() -> None:
         assert pool.crashes == 0
 
 
-def test_the_policy_is_where_imagemagick_looks() -> None:
+async def test_the_policy_is_where_imagemagick_looks() -> None:
     assert (policy.FOLDER / "policy.xml").is_file()
 
 
 async def test_an_image_within_the_limits_but_not_the_memory_is_too_large() -> None:
-    from PIL import Image
-
-    from pictures import encode
-
     data = encode(Image.new("RGB", (6000, 6000)), "PNG")
     options = WorkerOptions(count=1, memory=400 * 2**20)
     async with Pool(options, Limits(), RenderOptions()) as pool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,14 +10,12 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
+from servers import Client, Start
 
 from image_repo import assemble
 from image_repo.config import Config
 from image_repo.transform.pool import Pool
 from image_repo.web.app import make_app
-
-Client = TestClient[object, object]
-Start = Callable[[Config], Awaitable[Client]]
 
 
 @pytest_asyncio.fixture(scope="session")

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from wand.api import library
-from wand.exceptions import ResourceLimitError, WandException
+from wand.api import libmagick, library
+from wand.exceptions import CacheError, ResourceLimitError, WandException
 from wand.image import COLORSPACE_TYPES, ORIENTATION_TYPES, Image
 
 from image_repo import modifiers as modifiers_
@@ -122,7 +122,7 @@ def _decode(image: Image, data: bytes, header: Header, target: Size) -> None:
             image.raise_exception()
             raise BadImageError("the image can't be decoded")
         _refuse_incomplete(image)
-    except ResourceLimitError as e:
+    except (CacheError, ResourceLimitError) as e:
         raise TooLargeError("the image needs more memory than is allowed") from e
     except WandException as e:
         raise BadImageError("the image can't be decoded") from e
@@ -130,15 +130,46 @@ def _decode(image: Image, data: bytes, header: Header, target: Size) -> None:
 
 
 def _refuse_incomplete(image: Image) -> None:
-    severity = ctypes.c_int()
-    text = library.MagickGetException(image.wand, ctypes.byref(severity))
-    try:
-        said = ctypes.string_at(text).lower() if text else b""
-    finally:
-        library.MagickRelinquishMemory(text)
+    said = _warnings(image).lower()
     library.MagickClearException(image.wand)
     if any(word.encode() in said for word in _INCOMPLETE):
         raise BadImageError("the image is incomplete: pixels are missing")
+
+
+class _ExceptionInfo(ctypes.Structure):
+    """The beginning of ImageMagick's ExceptionInfo."""
+
+    _fields_ = (
+        ("severity", ctypes.c_int),
+        ("error_number", ctypes.c_int),
+        ("reason", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+    )
+
+
+def _warnings(image: Image) -> bytes:
+    """Return what a decoder complained of; ImageMagick 6 keeps it with the image."""
+    if not hasattr(libmagick, "GetImageException"):  # 7: with the wand
+        return _wand_warning(image)
+    libmagick.AcquireExceptionInfo.restype = ctypes.POINTER(_ExceptionInfo)
+    libmagick.DestroyExceptionInfo.argtypes = (ctypes.c_void_p,)
+    libmagick.GetImageException.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+    library.GetImageFromMagickWand.argtypes = (ctypes.c_void_p,)
+    library.GetImageFromMagickWand.restype = ctypes.c_void_p
+    info = libmagick.AcquireExceptionInfo()
+    libmagick.GetImageException(library.GetImageFromMagickWand(image.wand), info)
+    said = (info.contents.reason or b"") + b" " + (info.contents.description or b"")
+    libmagick.DestroyExceptionInfo(info)
+    return said + b" " + _wand_warning(image)
+
+
+def _wand_warning(image: Image) -> bytes:
+    severity = ctypes.c_int()
+    text = library.MagickGetException(image.wand, ctypes.byref(severity))
+    try:
+        return ctypes.string_at(text) if text else b""
+    finally:
+        library.MagickRelinquishMemory(text)
 
 
 def _check_decoded(image: Image, header: Header, scale: int) -> None:

@@ -16,9 +16,10 @@ from image_repo.names import DerivedName
 from image_repo.options import option
 
 if TYPE_CHECKING:
+    from image_repo.derivations import Answer
     from image_repo.modifiers import ImageOptions
     from image_repo.names import ImageName, Tag
-    from image_repo.service import Answer, Original
+    from image_repo.service import Original
 
 YEAR = 365 * 24 * 3600
 

@@ -30,7 +30,7 @@ from image_repo.web.validators import not_modified, write_refused
 
 if TYPE_CHECKING:
     from image_repo.modifiers import ImageOptions
-    from image_repo.names import DerivedName, ImageName
+    from image_repo.names import ImageName
     from image_repo.service import Service
     from image_repo.transform.pool import Pool
 
@@ -65,15 +65,18 @@ async def dispatch(request: web.Request) -> web.StreamResponse:
         raw = raw.removeprefix(CACHED_HOP)
     elif (plain := PLAIN.get(raw.partition("?")[0])) is not None:
         return await _plain(request, plain)
-    target = urls.read(raw, request.method, room.images)
     _refuse_foreign(request)
+    return await _answer(request, room, urls.read(raw, request.method, room.images))
+
+
+async def _answer(
+    request: web.Request, room: Room, target: urls.Request
+) -> web.StreamResponse:
     match target:
         case urls.DerivedRequest():
             return await derived(request, room, target)
         case urls.ImageRequest():
-            if request.method == "DELETE":
-                return await delete(room, target.image)
-            return await upload(request, room, target.image)
+            return await write(request, room, target.image)
         case urls.FolderRequest():
             return await folder(request, room, target)
         case urls.ListRequest():
@@ -124,11 +127,14 @@ async def _hop(
 ) -> web.StreamResponse:
     """Answer nginx; whatever is said, nginx may keep it, and a change must purge it."""
     image = target.name.image
+    response: web.StreamResponse
     with room.service.sending(image, target.path):
         refresh = request.headers.get(REFRESH_HEADER)
         secret = room.http.refresh_secret
-        if refresh is not None and secret and hmac.compare_digest(
-            refresh.encode(), secret.encode()
+        if (
+            refresh is not None
+            and secret
+            and hmac.compare_digest(refresh.encode(), secret.encode())
         ):
             response = await _tombstone(room, target)
         else:
@@ -167,7 +173,7 @@ async def _image(
     request: web.Request, room: Room, target: urls.DerivedRequest
 ) -> web.Response:
     name = target.name
-    room.service.check_kind(name.format)
+    room.service.derivations.check_kind(name.format)
     tag = await room.service.tag(name.image)
     if target.tag is not None and target.tag != tag:
         return web.Response(
@@ -184,13 +190,23 @@ async def _image(
             status=HTTPStatus.NOT_MODIFIED,
             headers=answers.headers_of(name, tag, control),
         )
-    answer = await room.service.derived(name)
+    answer = await room.service.derivations.get(name)
     if target.tag not in {None, answer.tag}:
         control = answers.cache_control(room.http, versioned=False)
     return answers.image(name, answer, control)
 
 
 # Uploads
+
+
+async def write(
+    request: web.Request, room: Room, image: ImageName
+) -> web.StreamResponse:
+    """Keep, replace or remove an original."""
+    if request.method == "DELETE":
+        await room.service.delete(image)
+        return web.Response(status=HTTPStatus.NO_CONTENT)
+    return await upload(request, room, image)
 
 
 async def upload(
@@ -249,12 +265,6 @@ async def folder(
         status=HTTPStatus.CREATED,
         headers={"Location": location},
     )
-
-
-async def delete(room: Room, image: ImageName) -> web.StreamResponse:
-    """Remove an original and everything made from it."""
-    await room.service.delete(image)
-    return web.Response(status=HTTPStatus.NO_CONTENT)
 
 
 # Views and lists
@@ -318,4 +328,3 @@ async def readyz(_request: web.Request, room: Room) -> web.StreamResponse:
 
 
 PLAIN: dict[str, Answering] = {"/healthz": healthz, "/readyz": readyz}
-

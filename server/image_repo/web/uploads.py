@@ -93,13 +93,17 @@ async def _form(request: web.Request, spool: Spool) -> str:
                     " has one file and nothing else"
                 )
             if filename is not None:
-                raise BadRequestError("the form has several files: upload one at a time")
+                raise BadRequestError(
+                    "the form has several files: upload one at a time"
+                )
             filename = _FOLDERS.sub("", part.filename)
             await _file(part, spool)
     except ValueError as error:
         raise BadRequestError("the form is malformed") from error
     if filename is None:
-        raise BadRequestError("the form has no file: send one, as in -F file=@photo.jpg")
+        raise BadRequestError(
+            "the form has no file: send one, as in -F file=@photo.jpg"
+        )
     return filename
 
 
