@@ -160,7 +160,7 @@ class Derivations:
             body = await self._run(name, tag, actual, original)
         done = time.perf_counter()
         made = Derived(body, name.format.media_type)
-        if lasting and self._revisions.changes != changes:
+        if lasting and self._revisions.changed_since(name.image, changes):
             # Nothing is kept of an image that was deleted or replaced meanwhile.
             lasting = await self._revisions.current(name.image) == actual
         if lasting:

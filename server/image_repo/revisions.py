@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from image_repo.stores.store import Store, Stored
 
 
+CHANGE_SECONDS = 300.0
+"""How long a change is remembered: longer than any question to a store, or derivation,
+that may have begun before it."""
+
+
 def unknown(image: ImageName) -> UnknownImageError:
     """Return the error that says there is no such image."""
     return UnknownImageError(f"there is no image {image!r}")
@@ -30,8 +35,7 @@ class Revisions:
         clock: Monotonic seconds.
 
     Attributes:
-        changes: How many changes there have been, to any image. What was asked of the
-            store before a change must not be believed after it.
+        changes: How many changes there have been, to any image.
     """
 
     def __init__(
@@ -45,6 +49,9 @@ class Revisions:
         self._recipe = recipe
         self._known: Remembered[ImageName, Revision] = Remembered(lifetime, clock=clock)
         self._asking: Flights[tuple[ImageName, int], Stored | None] = Flights()
+        self._changed: Remembered[ImageName, int] = Remembered(
+            CHANGE_SECONDS, clock=clock
+        )
         self.changes = 0
 
     async def current(self, image: ImageName) -> Revision | None:
@@ -53,18 +60,26 @@ class Revisions:
         Raises:
             StoreError: The store failed.
         """
-        known = self._known.get(image)
-        if known is not None:
-            return known
-        changes = self.changes
-        asked = (image, changes)  # nobody joins a question from before a change
-        stored = await self._asking.do(asked, lambda: self._store.head(image))
-        if stored is None:
-            return None
-        found = names.Revision(stored.revision)
-        if self.changes == changes:
+        while (known := self._known.get(image)) is None:
+            changes = self.changes
+            # Nobody joins a question from before a change, or believes its answer.
+            asked = (image, self._changed.get(image) or 0)
+            stored = await self._asking.do(asked, lambda: self._store.head(image))
+            if self.changed_since(image, changes):
+                continue
+            if stored is None:
+                return None
+            found = names.Revision(stored.revision)
             self._known.put(image, found)
-        return found
+            return found
+        return known
+
+    def changed_since(self, image: ImageName, changes: int) -> bool:
+        """Return whether an image changed after there had been so many changes.
+
+        What was asked of the store before a change must not be believed after it.
+        """
+        return (self._changed.get(image) or 0) > changes
 
     async def get(self, image: ImageName) -> Revision:
         """Return the revision of an original.
@@ -89,6 +104,7 @@ class Revisions:
     def changed(self, image: ImageName, revision: Revision | None) -> None:
         """Take note of a change; None: what the image is now has to be asked."""
         self.changes += 1
+        self._changed.put(image, self.changes)
         if revision is None:
             self._known.forget(image)
         else:

@@ -149,9 +149,9 @@ class Service:
 
     @contextmanager
     def sending(self, image: ImageName, path: str) -> Iterator[None]:
-        """Say that an answer about *image* under *path* is on its way to nginx.
+        """Say that an answer about *image* under *path* leaves for nginx now.
 
-        A change to the image waits until it has gone out, and purges it then.
+        A change to the image waits until it has left, and purges it then.
         """
         self._purger.answered(image, path)
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()

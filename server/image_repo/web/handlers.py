@@ -128,19 +128,16 @@ async def _hop(
     """Answer nginx; whatever is said, nginx may keep it, and a change must purge it."""
     image = target.name.image
     response: web.StreamResponse
+    refresh = request.headers.get(REFRESH_HEADER, "")
+    secret = room.http.refresh_secret
+    if secret and hmac.compare_digest(refresh.encode(), secret.encode()):
+        response = await _tombstone(room, target)
+    else:
+        response = await answer_errors(
+            request, lambda request: _image(request, room, target)
+        )
+    # What is about to be said was true just now: nothing is awaited in between.
     with room.service.sending(image, target.path):
-        refresh = request.headers.get(REFRESH_HEADER)
-        secret = room.http.refresh_secret
-        if (
-            refresh is not None
-            and secret
-            and hmac.compare_digest(refresh.encode(), secret.encode())
-        ):
-            response = await _tombstone(room, target)
-        else:
-            response = await answer_errors(
-                request, lambda request: _image(request, room, target)
-            )
         await response.prepare(request)
         await response.write_eof()
     return response
