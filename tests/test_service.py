@@ -15,7 +15,6 @@ from PIL import Image
 
 from image_repo import names
 from image_repo.cache import Cache, MemoryLevel, MemoryOptions, StoreLevel
-from image_repo.config import Config
 from image_repo.errors import BadImageError, StoreError, UnknownImageError
 from image_repo.formats import by_kind
 from image_repo.geometry import Box
@@ -83,13 +82,6 @@ class Bench:
         async with Spool(10**8) as spool:
             await spool.write(body)
             await self.service.upload(image, spool, replacing=True)
-
-
-@pytest_asyncio.fixture(scope="session")
-async def pool() -> AsyncIterator[Pool]:
-    config = Config()
-    async with Pool(config.workers, config.limits, config.render) as pool:
-        yield pool
 
 
 @pytest_asyncio.fixture

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-import os
 from collections.abc import AsyncIterator, Awaitable
 from typing import Protocol
 
 import pytest
 import pytest_asyncio
+from servers import CONFINED
 from transform.samples import opened
 
 from image_repo.modifiers import RenderOptions
@@ -16,10 +16,6 @@ class Derive(Protocol):
     """Derive from bytes with the module's worker."""
 
     def __call__(self, data: bytes, text: str = "full.png") -> Awaitable[bytes]: ...
-
-
-# A confined worker could not write down what was covered.
-CONFINED = not any(name.startswith("COVERAGE") for name in os.environ)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

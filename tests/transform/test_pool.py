@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from pictures import decode, encode
 from PIL import Image
-from transform.conftest import CONFINED
+from servers import CONFINED
 from transform.samples import KINDS, SIZE, opened
 
 from image_repo.errors import (

@@ -18,13 +18,6 @@ from image_repo.transform.pool import Pool
 from image_repo.web.app import make_app
 
 
-@pytest_asyncio.fixture(scope="session")
-async def pool() -> AsyncIterator[Pool]:
-    config = Config()
-    async with Pool(config.workers, config.limits, config.render) as pool:
-        yield pool
-
-
 @pytest.fixture
 def config(tmp_path: Path) -> Config:
     return replace(Config(), data=str(tmp_path / "data"))

@@ -110,9 +110,7 @@ async def derived(
     """Answer a derived image, or tell nginx where its cache has it."""
     for word in target.directives.given:
         raise UnservedError(f"{word}= is not served by this version")
-    if request[HOP]:
-        if not target.canonical:
-            raise BadRequestError("the path is not in its canonical form")
+    if request[HOP] and target.canonical:
         return await _hop(request, room, target)
     if room.behind_nginx:
         return web.Response(
