@@ -1,0 +1,287 @@
+"""The whole thing: nginx, the server, its workers, a directory."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+import pytest_asyncio
+from aiohttp import web
+from nginx.harness import SECRET, Front, ask, free_port, nginx, serving, settings
+from nginx.test_hops import ODD
+from pictures import colour, decode, encode, jpeg
+from PIL import Image
+
+from image_repo import assemble
+from image_repo.config import Config
+from image_repo.nginx import settings as settings_of
+from image_repo.transform.pool import Pool
+from image_repo.web.app import make_app
+from image_repo.web.errors import Handler
+
+HOT = "/images/x/_/w_40.png"
+ALIAS = "/images/x.png?xsize=40"
+COLOURS = [(16 * n, 255 - 16 * n, 99) for n in range(16)]
+
+
+@dataclass
+class Site:
+    front: Front
+    asked: list[str]
+    """Raw paths that reached the server, over both hops."""
+
+    async def put(self, shade: tuple[int, ...], target: str = "/images/x") -> int:
+        body = encode(Image.new("RGB", (60, 60), shade), "PNG")
+        return (await self.front.ask(target, "PUT", body=body)).status
+
+    async def seen(self, target: str = HOT) -> tuple[int, int, int]:
+        answer = await self.front.ask(target)
+        assert answer.status == 200, answer
+        return colour(decode(answer.body), (9, 9))
+
+
+@asynccontextmanager
+async def site(config: Config, pool: Pool, user: str = "") -> AsyncIterator[Site]:
+    """Nginx as *user*, if root starts it, before the server as it is."""
+    directory = Path(tempfile.mkdtemp(prefix="image-repo-test."))
+    directory.chmod(0o755)
+    asked: list[str] = []
+
+    @web.middleware
+    async def note(request: web.Request, handler: Handler) -> web.StreamResponse:
+        asked.append(request.raw_path)
+        return await handler(request)
+
+    listen = f"127.0.0.1:{free_port()}"
+    config = replace(
+        config,
+        data=str(directory / "data"),
+        behind_nginx=True,
+        nginx=replace(config.nginx, listen=listen, cache_path=str(directory / "cache")),
+    )
+    async with AsyncExitStack() as stack:
+        stack.callback(shutil.rmtree, directory, ignore_errors=True)
+        room = await stack.enter_async_context(assemble.open_room(config, pool))
+        app = make_app(room)
+        app.middlewares.append(note)
+        port = await stack.enter_async_context(serving(app))
+        chosen = replace(settings_of(config, directory), upstream=f"127.0.0.1:{port}")
+        if user and os.geteuid() == 0:
+            chosen = replace(chosen, user=user)
+        front = await stack.enter_async_context(nginx(chosen))
+        yield Site(front, asked)
+
+
+@pytest_asyncio.fixture(params=["unlink", "refresh"])
+async def served(request: pytest.FixtureRequest, pool: Pool) -> AsyncIterator[Site]:
+    """With either way of purging; nginx of another user has to be asked to."""
+    way: str = request.param
+    config = Config()
+    config = replace(
+        config,
+        nginx=replace(config.nginx, purge=way),
+        http=replace(config.http, refresh_secret=SECRET if way == "refresh" else ""),
+    )
+    user = "www-data" if way == "refresh" else ""
+    async with site(config, pool, user) as made:
+        yield made
+
+
+async def test_a_second_request_is_answered_by_nginx_alone(served: Site) -> None:
+    await served.put((9, 9, 9))
+    first = await served.front.ask(HOT)
+    before = list(served.asked)
+
+    second = await served.front.ask(HOT)
+
+    assert (first.cache, second.cache) == ("MISS", "HIT")
+    assert second.body == first.body
+    assert served.asked == before
+
+
+async def test_every_spelling_shares_one_entry(served: Site, pool: Pool) -> None:
+    await served.put((9, 9, 9))
+    first = await served.front.ask(ALIAS)
+    derivations = pool.derivations
+
+    answers = [
+        await served.front.ask(target)
+        for target in (HOT, ALIAS, "/images/x?w=40&kind=PNG", "/images/%78.png?w=40")
+    ]
+
+    assert {answer.cache for answer in answers} == {"HIT"}
+    assert {answer.body for answer in answers} == {first.body}
+    assert pool.derivations == derivations
+
+
+async def test_a_hit_answers_ranges_and_revalidation(served: Site) -> None:
+    await served.put((9, 9, 9))
+    whole = await served.front.ask(HOT)
+
+    part = await served.front.ask(HOT, headers={"Range": "bytes=5-9"})
+    known = await served.front.ask(
+        HOT, headers={"If-None-Match": whole.headers["ETag"]}
+    )
+    head = await served.front.ask(HOT, "HEAD")
+
+    assert (part.status, part.body) == (206, whole.body[5:10])
+    assert (known.status, known.body) == (304, b"")
+    assert head.headers["Content-Length"] == str(len(whole.body))
+    assert {answer.cache for answer in (part, known, head)} == {"HIT"}
+
+
+async def test_a_thousand_first_requests_cause_one_derivation(
+    served: Site, pool: Pool
+) -> None:
+    await served.front.ask("/images/x", "PUT", body=jpeg(1600, 1200))
+    derivations = pool.derivations
+
+    answers = await served.front.several(1000, "/images/x/_/w_700.webp")
+
+    assert {answer.status for answer in answers} == {200}
+    assert len({answer.body for answer in answers}) == 1
+    assert pool.derivations == derivations + 1
+
+
+async def test_after_a_put_no_url_gives_an_old_pixel(served: Site) -> None:
+    for shade in COLOURS:
+        assert await served.put(shade) in {200, 201}
+
+        assert await served.seen(HOT) == shade
+        assert await served.seen(ALIAS) == shade
+
+
+async def test_a_put_among_many_readers_is_seen_by_all_who_come_after(
+    served: Site,
+) -> None:
+    """Readers hit, miss and revalidate while the image changes sixteen times."""
+    await served.put(COLOURS[0])
+    answered = 0
+    done = False
+
+    async def read(target: str) -> int:
+        reads = 0
+        while not done:
+            floor = answered
+            answer = await served.front.ask(target)
+            for _ in range(5):  # a refreshed entry says where the new image is
+                if answer.status == 302:
+                    answer = await served.front.ask(answer.headers["Location"])
+            assert answer.status == 200
+            assert COLOURS.index(colour(decode(answer.body), (9, 9))) >= floor
+            reads += 1
+        return reads
+
+    targets = [HOT, ALIAS, HOT, "/images/x/_/w_41.png"] * 2
+    readers = [asyncio.create_task(read(target)) for target in targets]
+    for number, shade in enumerate(COLOURS):
+        assert await served.put(shade) == 200
+        answered = number
+        await asyncio.sleep(0.03)
+    done = True
+
+    reads = await asyncio.gather(*readers)
+
+    assert min(reads) > 0  # nginx looks twice a second whether its lock is free
+    assert sum(reads) > len(COLOURS)
+
+
+async def test_after_a_delete_the_image_is_gone_and_can_come_back(
+    served: Site,
+) -> None:
+    await served.put(COLOURS[1])
+    await served.seen()
+
+    deleted = await served.front.ask("/images/x", "DELETE")
+    gone = [await served.front.ask(target) for target in (HOT, ALIAS, HOT)]
+    again = await served.put(COLOURS[2])
+
+    assert deleted.status == 204
+    assert [answer.status for answer in gone] == [404, 404, 404]
+    assert again == 201
+    assert await served.seen() == COLOURS[2]
+
+
+async def test_an_image_that_was_asked_for_too_early_is_there_once_uploaded(
+    served: Site,
+) -> None:
+    assert (await served.front.ask(HOT)).status == 404
+    body = encode(Image.new("RGB", (60, 60), COLOURS[3]), "PNG")
+
+    posted = await served.front.ask("/images/x", "POST", body=body)
+
+    assert posted.status == 201
+    assert await served.seen() == COLOURS[3]
+
+
+async def test_a_purge_makes_nginx_ask_again(served: Site) -> None:
+    await served.put(COLOURS[4])
+    await served.seen()
+
+    purged = await served.front.ask("/images/x/_/purge", "POST")
+
+    assert purged.status == 204
+    again = await served.front.ask(HOT)
+    assert again.cache in {"MISS", "EXPIRED"}
+
+
+async def test_an_upload_that_is_too_large_is_refused_with_a_reason(
+    pool: Pool,
+) -> None:
+    config = Config()
+    limits = replace(config.limits, upload_bytes=10_000)
+    async with site(replace(config, limits=limits), pool) as small:
+        for size in (20_000, 5_000_000):
+            answer = await small.front.ask("/images/x", "PUT", body=b"x" * size)
+
+            assert answer.status == 413
+            assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+async def test_odd_urls_have_the_same_status_with_and_without_nginx(
+    served: Site, pool: Pool, tmp_path: Path
+) -> None:
+    names = ["a", "a(b)", "a b", "é", "a%23", "a@2x+", "a,c;d=e:f&g!$'*", "x?y"]
+    body = jpeg(90, 60)
+    alone = replace(Config(), data=str(tmp_path / "alone"))
+    async with (
+        assemble.open_room(alone, pool) as room,
+        serving(make_app(room)) as bare,
+    ):
+        for name in names:
+            for port in (bare, served.front.port):
+                put = await ask(port, "/images/" + quote(name), "PUT", body=body)
+                assert put.status == 201
+        canonical = [f"/images/{quote(name, safe='/@+')}/_/w_40.webp" for name in names]
+        for target in (*canonical, *ODD):
+            expected = await ask(bare, target)
+            cold = await served.front.ask(target)
+            warm = await served.front.ask(target)
+            assert (target, cold.status) == (target, expected.status)
+            assert (target, warm.status) == (target, expected.status)
+            if expected.status == 200:
+                assert cold.body == warm.body == expected.body
+
+
+def test_the_harness_makes_what_the_command_makes(tmp_path: Path) -> None:
+    made = settings_of(Config(), tmp_path)
+
+    assert (
+        replace(
+            settings(tmp_path),
+            options=made.options,
+            upstream=made.upstream,
+            recipe=made.recipe,
+            upload_bytes=made.upload_bytes,
+            secret="",
+        )
+        == made
+    )
