@@ -322,9 +322,44 @@ def _carve(picture: Picture, size: Size, final: Size) -> None:
     picture.liquid_rescale(final.width, final.height)
 
 
+@dataclass(frozen=True, slots=True)
+class Quality(Modifier):
+    """Encode at this quality; in the name even when it equals the default."""
+
+    words: ClassVar[tuple[Word, ...]] = (
+        Word(
+            "q",
+            ("quality",),
+            "a whole number, 1 to 100",
+            "Encode at this quality.",
+            "75",
+        ),
+    )
+
+    percent: int
+
+    @classmethod
+    def read(cls, words: Words, defaults: ImageOptions) -> Self | None:  # noqa: ARG003
+        percent = integer(words, "q", 1, 100, "a whole number, 1 to 100")
+        return None if percent is None else cls(percent)
+
+    def tokens(self) -> tuple[tuple[str, str], ...]:
+        return (("q", str(self.percent)),)
+
+    def suits(self, into: Format) -> bool:
+        return into.quality is not None
+
+    def turned(self) -> Quality:
+        return self
+
+    def apply(self, picture: Picture, size: Size, render: RenderOptions) -> None:  # noqa: ARG002
+        picture.compression_quality = self.percent
+
+
 PIPELINE: tuple[type[Modifier], ...] = (
     Fit,
     Thumbnail,
+    Quality,
 )
 """Every modifier, in the order of applying and of the canonical name."""
 
