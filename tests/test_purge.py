@@ -208,17 +208,19 @@ async def test_nginx_is_refreshed_where_files_are_not_ours() -> None:
     assert await _way(options, SECRET) is RefreshPurge
 
 
-async def test_nothing_is_purged_without_nginx_or_a_way(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path
+async def test_nothing_is_purged_without_nginx_or_where_that_is_chosen(
+    tmp_path: Path,
 ) -> None:
     ours = NginxOptions(cache_path=str(tmp_path))
 
     assert await _way(ours, behind=False) is NoPurge
     assert await _way(replace(ours, purge="none")) is NoPurge
-    assert caplog.text == ""
-    assert await _way(NginxOptions(cache_path="/proc/no/such")) is NoPurge
-    assert "until they expire" in caplog.text
     assert await NoPurge().forget([PATH]) == (PATH,)
+
+
+async def test_a_server_that_could_not_purge_nginx_does_not_start() -> None:
+    with pytest.raises(ConfigError, match=r"nginx\.purge.*http\.refresh_secret"):
+        await _way(NginxOptions(cache_path="/proc/no/such"))
 
 
 async def test_a_refresh_needs_a_secret(tmp_path: Path) -> None:

@@ -327,7 +327,7 @@ async def make_purger(
         lifetime: Seconds for which nginx may hold an answer.
 
     Raises:
-        ConfigError: A refresh is asked for, but there is no secret for it.
+        ConfigError: A refresh is needed, but there is no secret for it.
     """
     recent = Answered(lifetime)
     chosen = _chosen(options, secret) if behind else "none"
@@ -354,9 +354,7 @@ def _chosen(options: NginxOptions, secret: str) -> str:
         return "unlink"
     if secret:
         return "refresh"
-    logger.warning(
-        "nginx gives replaced and deleted images until they expire: its cache %s is"
-        " not ours, and there is no http.refresh_secret",
-        options.cache_path,
+    raise ConfigError(
+        "option nginx.purge is 'auto', and there is no way to make nginx forget: its"
+        f" cache {options.cache_path!r} is not ours, and http.refresh_secret is empty"
     )
-    return "none"

@@ -95,6 +95,21 @@ async def test_a_thumbnail_is_fitted_in_the_configured_box(client: Client) -> No
     assert answer.headers["Content-Location"].endswith("/_/w_50-h_50-thumb_els.jpg")
 
 
+async def test_quality_is_heeded_where_a_kind_has_one_and_dropped_elsewhere(
+    client: Client,
+) -> None:
+    await put(client)
+
+    low, high = [
+        await (await client.get(f"/images/plots/site-7/_/w_300-q_{q}.jpg")).read()
+        for q in (10, 95)
+    ]
+    png = await client.get("/images/plots/site-7.png?w=300&quality=10")
+
+    assert len(low) < len(high)
+    assert png.headers["Content-Location"] == "/images/plots/site-7/_/w_300.png"
+
+
 async def test_head_is_get_without_a_body(client: Client) -> None:
     await put(client)
     get = await client.get("/images/plots/site-7/_/w_90.jpg")
