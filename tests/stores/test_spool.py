@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,17 @@ from image_repo.errors import StoreError, TooLargeError
 from image_repo.stores.spool import Spool
 
 
-@pytest.fixture
+@contextmanager
 def small_files() -> Iterator[None]:
-    """Let no file grow beyond 4 KiB."""
+    """Let no file grow beyond 4 KiB, pytest's own log included."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, ignored)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, ignored)
 
 
 async def test_what_is_written_is_in_a_file_that_no_directory_lists(
@@ -65,9 +68,8 @@ async def test_a_place_that_is_not_there_is_an_error_of_the_store(
             pass
 
 
-@pytest.mark.usefixtures("small_files")
 async def test_a_disk_that_takes_no_more_is_an_error_of_the_store() -> None:
     async with Spool(100_000) as spool:
-        with pytest.raises(StoreError, match=r"upload: File too large$"):
+        with small_files(), pytest.raises(StoreError, match=r"upload: File too large$"):
             await spool.write(bytes(5000))
         assert spool.size == 0
