@@ -164,17 +164,6 @@ async def test_work_under_way_can_be_waited_for(flights: Flights[str, int]) -> N
     await flights.landed(lambda _: True)
 
 
-async def test_flights_end_when_all_work_has_ended() -> None:
-    work = Work()
-    async with Flights[str, int]() as flights:
-        asyncio.get_running_loop().call_later(0.01, work.let_go.set)
-        caller = asyncio.create_task(flights.do("x", work))
-        await settle()
-
-    assert work.ended == 1
-    assert await caller == 7
-
-
 class Clock:
     """Seconds that pass when told to."""
 

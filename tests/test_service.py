@@ -81,7 +81,7 @@ class Bench:
     async def put(self, body: bytes, image: ImageName = X) -> None:
         async with Spool(10**8) as spool:
             await spool.write(body)
-            await self.service.upload(image, spool, replacing=True)
+            await self.service.upload(image, spool, lambda _: None)
 
 
 @pytest_asyncio.fixture
@@ -158,7 +158,7 @@ async def test_an_image_deleted_during_its_derivation_leaves_nothing(
     bench.originals.gate = asyncio.Event()
     asked = asyncio.create_task(bench.service.derivations.get(derived()))
     await asyncio.sleep(0.05)
-    await bench.service.delete(X)
+    await bench.service.delete(X, lambda _: None)
 
     bench.originals.gate.set()
 

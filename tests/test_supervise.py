@@ -64,7 +64,7 @@ from image_repo.supervise import supervise
 _, program, data, port, reload, *words = sys.argv
 try:
     serving = supervise(
-        words, int(port), Path(data), reload == "reload",
+        words, int(port), Path(data), reload=reload == "reload",
         program=(sys.executable, program),
     )
     sys.exit(asyncio.run(serving))

@@ -38,6 +38,8 @@ async def open_room(config: Config, pool: Pool) -> AsyncIterator[Room]:
     data = Path(config.data)
     async with AsyncExitStack() as stack:
         originals = await stack.enter_async_context(DirectoryStore(data / "originals"))
+        spool = data / "uploads"
+        await asyncio.to_thread(spool.mkdir, exist_ok=True)
         kept = await stack.enter_async_context(DirectoryStore(data / "derived"))
         levels = (MemoryLevel(config.memory_cache_configuration), StoreLevel(kept))
         cache = await stack.enter_async_context(Cache(levels))
@@ -73,6 +75,9 @@ async def open_room(config: Config, pool: Pool) -> AsyncIterator[Room]:
             http=config.http,
             upload_bytes=config.limits.upload_bytes,
             behind_nginx=config.behind_nginx,
+            recipe=config.settings_recipe,
+            spool=spool,
+            uploads=asyncio.Semaphore(config.http.uploads),
         )
 
 

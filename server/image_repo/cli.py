@@ -63,7 +63,12 @@ def _with_nginx(given: argparse.Namespace, chosen: Config) -> int:
     data = Path(chosen.data)
     return asyncio.run(
         supervise.supervise(
-            words, given.port, data, given.reload, given.bind or supervise.LOOPBACK
+            words,
+            given.port,
+            data,
+            reload=given.reload,
+            bind=given.bind or supervise.LOOPBACK,
+            drain=chosen.http.drain_seconds,
         )
     )
 

@@ -6,8 +6,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Hashable
-from types import TracebackType
-from typing import Generic, Self, TypeVar
+from typing import Generic, TypeVar
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -26,18 +25,6 @@ class Flights(Generic[K, V]):
     def __len__(self) -> int:
         """How many pieces of work are under way."""
         return len(self._flying)
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Wait for what is still under way."""
-        await self.landed(lambda _: True)
 
     async def do(self, key: K, make: Callable[[], Coroutine[None, None, V]]) -> V:
         """Return what *make* returns, or raise what it raises.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _SLACK_BYTES = 2**20
 """By how much nginx's limit of a body lies above the server's: form fields, heads."""
 
-_SLACK_SECONDS = 10
+_SLACK_SECONDS = 30
 """What the server may take besides the workers: the store, the answer's first byte."""
 
 # What quote() leaves and what it makes; and the marks that a URL's path may hold as

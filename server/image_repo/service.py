@@ -9,15 +9,12 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
 from image_repo import names
 from image_repo.derivations import Derivations
-from image_repo.errors import (
-    ConflictError,
-    StoreError,
-)
+from image_repo.errors import StoreError
 from image_repo.options import option
 from image_repo.revisions import Revisions, unknown
 
@@ -32,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SENDING_SECONDS = 30.0
+SENDING_SECONDS = 10.0
 """Longest wait for answers that are leaving before a change is answered."""
 
 SETTLE_SECONDS = 0.05
@@ -41,8 +38,11 @@ SETTLE_SECONDS = 0.05
 It does so in the same event as it reads the last byte.
 """
 
-LATE_PURGES = (1.0, 5.0)
-"""Pauses in seconds before nginx is purged again, in case it was slower than that."""
+LATE_PURGES = (0.5, 2.0, 8.0, 30.0)
+"""Pauses in seconds between further purges: nginx may be slower, or be restarting."""
+
+Condition = Callable[["Revision | None"], None]
+"""Raises what refuses a change, given what the store has; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,16 +127,18 @@ class Service:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Finish derivations under way, and the purges that are still to come."""
+        """Finish the derivations under way."""
         await self.derivations.landed()
-        if self._background:
-            await asyncio.wait(self._background)
+        for task in self._background:
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
 
     # Reading
 
-    async def current(self, image: ImageName) -> Revision | None:
-        """Return the revision of an original; None: there is none."""
-        return await self._revisions.current(image)
+    @property
+    def found(self) -> dict[str, int]:
+        """How often each level of the cache had what was asked for, and none had."""
+        return dict(self._cache.found)
 
     async def tag(self, image: ImageName) -> Tag:
         """Return the current tag of an image.
@@ -198,15 +200,17 @@ class Service:
 
     # Writing
 
-    async def refuse_existing(self, image: ImageName) -> None:
-        """Raise ConflictError if the store has an image of that name."""
-        if await self._originals.head(image) is not None:
-            raise ConflictError(f"there is an image {image!r} already; PUT replaces it")
+    async def look(self, image: ImageName) -> Revision | None:
+        """Return what the store has under a name just now; None: nothing."""
+        stored = await self._originals.head(image)
+        return None if stored is None else names.Revision(stored.revision)
 
     async def upload(
-        self, image: ImageName, spool: Spool, *, replacing: bool
+        self, image: ImageName, spool: Spool, allowed: Condition
     ) -> tuple[Original, bool]:
         """Keep an original; return it, and whether the name is new.
+
+        No other change of the name comes between *allowed* and the change.
 
         When this returns the original is durable and nothing on this machine, nginx
         included, answers with pixels of the one before.
@@ -214,20 +218,16 @@ class Service:
         Raises:
             BadImageError: The bytes are not an image we read; nothing is stored.
             TooLargeError: It has more pixels or frames than allowed.
-            ConflictError: The name exists and *replacing* is false.
             StoreError: It may not have been stored.
+            ImageRepoError: What *allowed* raises.
         """
         header = await self._pool.probe(spool.file, spool.size)
         async with self._writing(image):
-            before = await self._originals.head(image)
-            if before is not None and not replacing:
-                await self.refuse_existing(image)
+            before = await self.look(image)
+            allowed(before)
             try:
                 stored = await self._originals.put(
-                    image,
-                    spool.file,
-                    media_type=header.format.media_type,
-                    metadata={"uploaded": datetime.now(UTC).isoformat()},
+                    image, spool.file, media_type=header.format.media_type
                 )
             except BaseException:
                 # Whether it was written isn't known.
@@ -239,13 +239,15 @@ class Service:
         original = Original(image, revision, stored.size, header, stored.modified)
         return original, before is None
 
-    async def delete(self, image: ImageName) -> None:
+    async def delete(self, image: ImageName, allowed: Condition) -> None:
         """Remove an original and everything made from it.
 
         Raises:
             UnknownImageError: There is none.
+            ImageRepoError: What *allowed* raises.
         """
         async with self._writing(image):
+            allowed(await self.look(image))
             try:
                 found = await self._originals.delete(image)
             finally:
@@ -284,20 +286,24 @@ class Service:
         before = set(self._sending.get(image, ()))
         tag = None if revision is None else self._revisions.tag_of(revision)
         made = await self._cache.forget(image)
-        await self._purger.purge(image, made, tag)
+        left = await self._purger.purge(image, made, tag)
         if before:
             await asyncio.wait(before, timeout=SENDING_SECONDS)
             await asyncio.sleep(SETTLE_SECONDS)
-            await self._purger.purge(image, made, tag)
+            left = await self._purger.purge(image, made, tag)
+        if before or left:
             self._spawn(self._purge_again(image, made, tag))
 
     async def _purge_again(
         self, image: ImageName, made: list[str], tag: Tag | None
     ) -> None:
-        """Purge what a slow nginx stored of an answer that left before a change."""
+        """Purge what could not be purged, or was stored late by a slow nginx."""
+        left: tuple[str, ...] = ()
         for pause in LATE_PURGES:
             await asyncio.sleep(pause)
-            await self._purger.purge(image, made, tag)
+            left = await self._purger.purge(image, made, tag)
+        if left:
+            logger.error("nginx may give old pixels of %s until they expire", image)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.create_task(work)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PROGRAM = (sys.executable, "-m", "image_repo.cli")
 LOOPBACK = ("127.0.0.1", "::1")
-PATIENCE = 35.0  # seconds; a little above the default of http.drain_seconds
+MARGIN = 5.0  # seconds above http.drain_seconds, in which a child should have ended
 READY = 60.0  # seconds to the first answer; starting workers takes one or two
 LOOK = 0.5  # seconds between two looks at the code
 MAX_PORT = 2**16 - 1
@@ -79,9 +79,14 @@ class Plan:
 
 
 class Stop:
-    """Signals to stop: the first asks, a second one hurries."""
+    """Signals to stop: the first asks, a second one hurries.
 
-    def __init__(self) -> None:
+    Args:
+        patience: Seconds in which requests under way may end.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
         self.asked = asyncio.Event()
         self.hurry = asyncio.Event()
 
@@ -90,13 +95,15 @@ class Stop:
         (self.hurry if self.asked.is_set() else self.asked).set()
 
 
-async def supervise(
+async def supervise(  # noqa: PLR0913 - the words of a command
     config_args: Sequence[str],
     port: int,
     data: Path,
+    *,
     reload: bool,
     bind: Sequence[str] = LOOPBACK,
     program: Sequence[str] = PROGRAM,
+    drain: float = 30.0,
 ) -> int:
     """Serve until SIGINT or SIGTERM, or until one of the two ends; return an exit code.
 
@@ -107,12 +114,13 @@ async def supervise(
         reload: Whether the server restarts when the code changes.
         bind: The addresses on which nginx listens; those not had are left out.
         program: What serves, and writes the configuration of nginx.
+        drain: Seconds that requests under way get at the end, as http.drain_seconds.
 
     Raises:
         ConfigError: An option is wrong, the port can't be had, nginx is not installed,
             or another server uses *data*.
     """
-    stop = Stop()
+    stop = Stop(drain + MARGIN)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.ask)
@@ -205,9 +213,9 @@ async def end(
 ) -> None:
     """Ask a child by the signal to finish, and wait; be harder on one that doesn't."""
     steps = (
-        (process.send_signal, signal_number, PATIENCE),
+        (process.send_signal, signal_number, stop.patience),
         (process.send_signal, signal.SIGTERM, 2.0),
-        (partial(os.killpg, process.pid), signal.SIGKILL, PATIENCE),
+        (partial(os.killpg, process.pid), signal.SIGKILL, MARGIN),
     )
     for send, number, patience in steps:
         if process.returncode is None:

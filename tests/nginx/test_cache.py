@@ -65,9 +65,10 @@ async def test_the_lock_outlasts_a_derivation_of_more_than_five_seconds(
     assert {a.status for a in answers} == {200}
 
 
-async def test_an_expired_key_is_asked_for_once_while_others_get_the_old(
+async def test_nobody_gets_an_expired_entry_while_it_is_renewed(
     tmp_path: Path,
 ) -> None:
+    """It may have been purged where the server keeps things, and only be left here."""
     answer = Scripted(control="max-age=1")
     async with nginx_before(Upstream(answer).app, tmp_path) as front:
         await front.ask()
@@ -76,9 +77,8 @@ async def test_an_expired_key_is_asked_for_once_while_others_get_the_old(
         answers = await front.several(20)
         after = await front.ask()
 
-    assert answer.count == 2
     assert {a.status for a in answers} == {200}
-    assert sorted({a.cache for a in answers}, key=str) == ["EXPIRED", "UPDATING"]
+    assert {a.body for a in answers} == {b"new"}
     assert after.body == b"new"
 
 

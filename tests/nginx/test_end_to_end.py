@@ -49,8 +49,13 @@ class Site:
 
 
 @asynccontextmanager
-async def site(config: Config, pool: Pool, user: str = "") -> AsyncIterator[Site]:
-    """Nginx as *user*, if root starts it, before the server as it is."""
+async def site(
+    config: Config, pool: Pool, user: str = "", written_for: Config | None = None
+) -> AsyncIterator[Site]:
+    """Nginx as *user*, if root starts it, before the server as it is.
+
+    *written_for*: the configuration whose recipe nginx has, if not the server's.
+    """
     directory = Path(tempfile.mkdtemp(prefix="image-repo-test."))
     directory.chmod(0o755)
     asked: list[str] = []
@@ -74,6 +79,8 @@ async def site(config: Config, pool: Pool, user: str = "") -> AsyncIterator[Site
         app.middlewares.append(note)
         port = await stack.enter_async_context(serving(app))
         chosen = replace(settings_of(config, directory), upstream=f"127.0.0.1:{port}")
+        if written_for is not None:
+            chosen = replace(chosen, recipe=written_for.settings_recipe)
         if user and os.geteuid() == 0:
             chosen = replace(chosen, user=user)
         front = await stack.enter_async_context(nginx(chosen))
@@ -244,6 +251,20 @@ async def test_an_upload_that_is_too_large_is_refused_with_a_reason(
 
             assert answer.status == 413
             assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+async def test_nothing_is_kept_under_the_keys_of_another_configuration(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A purge looks for other keys than such an nginx has."""
+    stale = replace(Config(), render=replace(Config().render, quality_jpg=7))
+    async with site(Config(), pool, written_for=stale) as late:
+        for shade in COLOURS[:3]:
+            await late.put(shade)
+            assert await late.seen() == shade
+            assert await late.seen() == shade
+
+    assert "write its configuration again" in caplog.text
 
 
 async def test_odd_urls_have_the_same_status_with_and_without_nginx(

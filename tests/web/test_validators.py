@@ -38,6 +38,9 @@ def test_not_modified_follows_the_rfc(header: str | None, expected: bool) -> Non
         (None, "*", None, False),
         (None, '"abc"', TAG, True),
         (None, '"old"', TAG, False),
+        ("*", "*", TAG, True),
+        ('W/"abc"', None, TAG, True),
+        ('"abc"', '"old"', TAG, False),
     ],
 )
 def test_a_write_is_refused_when_its_condition_fails(

@@ -51,6 +51,10 @@ class HttpOptions:
         "Secret by which an nginx whose cache files aren't ours knows a request to"
         " forget an image; 16 to 128 of A-Z a-z 0-9 _ -. Empty: there are none.",
         pattern=r"([A-Za-z0-9_-]{16,128})?",
+        secret=True,
+    )
+    uploads: int = option(
+        64, "Uploads that may arrive at once; more are refused.", low=1, high=10_000
     )
     drain_seconds: float = option(
         30.0, "Seconds that requests under way get at the end.", low=0, high=3600

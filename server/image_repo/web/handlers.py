@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import json
-from collections.abc import Awaitable, Callable
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from aiohttp import web
 
 from image_repo import names, urls
-from image_repo.errors import BadRequestError, ForbiddenError, UnknownImageError
+from image_repo.errors import (
+    BadRequestError,
+    BusyError,
+    ConflictError,
+    ForbiddenError,
+    UnknownImageError,
+)
 from image_repo.purge import REFRESH_HEADER
 from image_repo.web import answers
 from image_repo.web.answers import HttpOptions
@@ -25,22 +35,42 @@ from image_repo.web.errors import (
     answer_errors,
     problem,
 )
-from image_repo.web.uploads import receive
+from image_repo.web.uploads import Body, receive
 from image_repo.web.validators import not_modified, write_refused
 
 if TYPE_CHECKING:
     from image_repo.modifiers import ImageOptions
-    from image_repo.names import ImageName
-    from image_repo.service import Service
+    from image_repo.names import ImageName, Recipe, Revision
+    from image_repo.service import Condition, Service
     from image_repo.transform.pool import Pool
+
+logger = logging.getLogger(__name__)
 
 CACHED_HOP = "/_c"
 """Begins the paths that only nginx's internal, cached location asks for."""
 
+RECIPE_HEADER = "X-Image-Repo-Recipe"
+"""Carries the recipe that nginx's configuration was written with."""
+
+UPLOADS_RETRY_AFTER = 10
+"""Seconds; an upload of some megabytes takes about as long."""
+
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What the handlers work with."""
+    """What the handlers work with.
+
+    Attributes:
+        service: The rules.
+        pool: The workers, for what is said about them.
+        images: What a URL means where it says nothing.
+        http: How answers are cached.
+        upload_bytes: Most bytes of an upload.
+        behind_nginx: Whether nginx's cached hop may be believed.
+        recipe: With what the keys of nginx must begin.
+        spool: The folder in which uploads wait until they are whole.
+        uploads: How many may arrive at once.
+    """
 
     service: Service
     pool: Pool
@@ -48,6 +78,9 @@ class Room:
     http: HttpOptions
     upload_bytes: int
     behind_nginx: bool
+    recipe: Recipe
+    spool: Path
+    uploads: asyncio.Semaphore
 
 
 ROOM = web.AppKey("room", Room)
@@ -97,6 +130,7 @@ def _refuse_foreign(request: web.Request) -> None:
     if request.method in {"GET", "HEAD"} or origin is None:
         return
     own = {request.host, urlsplit(request.app[ROOM].http.public_url).netloc}
+    own.discard("")  # an origin may be `null`, which has no host either
     if urlsplit(origin).netloc not in own:
         raise ForbiddenError("pages of another origin may not write here")
 
@@ -134,6 +168,12 @@ async def _hop(
         response = await answer_errors(
             request, lambda request: _image(request, room, target)
         )
+    if request.headers.get(RECIPE_HEADER, room.recipe) != room.recipe:
+        logger.error(
+            "nginx's keys are of another configuration, so that nothing is kept: write"
+            " its configuration again by `image_repo nginx-conf`"
+        )
+        response.headers.update({"X-Accel-Expires": "0", "Cache-Control": "no-store"})
     # What is about to be said was true just now: nothing is awaited in between.
     with room.service.sending(image, target.path):
         await response.prepare(request)
@@ -198,45 +238,51 @@ async def write(
     request: web.Request, room: Room, image: ImageName
 ) -> web.StreamResponse:
     """Keep, replace or remove an original."""
+    allowed = _condition(request, image)
     if request.method == "DELETE":
-        await room.service.delete(image)
+        await room.service.delete(image, allowed)
         return web.Response(status=HTTPStatus.NO_CONTENT)
-    return await upload(request, room, image)
+    # What is sure to be refused is refused before its body is read.
+    allowed(await room.service.look(image))
+    async with _body(request, room) as body:
+        return await _upload(room, image, body, allowed)
 
 
-async def upload(
-    request: web.Request, room: Room, image: ImageName
-) -> web.StreamResponse:
-    """Keep the request's body as an original."""
-    replacing = request.method == "PUT"
-    await _refuse_write(request, room, image, replacing=replacing)
-    async with receive(request, room.upload_bytes) as body:
-        original, new = await room.service.upload(
-            image, body.spool, replacing=replacing
-        )
+def _condition(request: web.Request, image: ImageName) -> Condition:
+    """Return what refuses a write unless it finds what it asks for."""
+
+    def allowed(revision: Revision | None) -> None:
+        if revision is not None and request.method == "POST":
+            raise ConflictError(f"there is an image {image!r} already; PUT replaces it")
+        etag = None if revision is None else f'"{revision}"'
+        given = request.headers
+        if write_refused(given.get("If-Match"), given.get("If-None-Match"), etag):
+            raise PreconditionError("the image is not what the write asks for")
+
+    return allowed
+
+
+@asynccontextmanager
+async def _body(request: web.Request, room: Room) -> AsyncIterator[Body]:
+    if room.uploads.locked():
+        raise BusyError("too many uploads are arriving", UPLOADS_RETRY_AFTER)
+    async with (
+        room.uploads,
+        receive(request, room.upload_bytes, room.spool) as body,
+    ):
+        yield body
+
+
+async def _upload(
+    room: Room, image: ImageName, body: Body, allowed: Condition
+) -> web.Response:
+    original, new = await room.service.upload(image, body.spool, allowed)
     location = room.http.public_url + names.BASE + "/" + names.quoted(image)
     return answers.as_json(
         answers.information(original, room.images, room.http),
         status=HTTPStatus.CREATED if new else HTTPStatus.OK,
-        headers={"Location": location},
+        headers={"Location": location, "ETag": f'"{original.revision}"'},
     )
-
-
-async def _refuse_write(
-    request: web.Request, room: Room, image: ImageName, *, replacing: bool
-) -> None:
-    """Refuse what is sure to be refused before its body is read."""
-    if not replacing:
-        await room.service.refuse_existing(image)
-    conditions = (
-        request.headers.get("If-Match"),
-        request.headers.get("If-None-Match"),
-    )
-    if conditions == (None, None):
-        return
-    revision = await room.service.current(image)
-    if write_refused(*conditions, None if revision is None else f'"{revision}"'):
-        raise PreconditionError("the image is not in the state that the write asks for")
 
 
 async def folder(
@@ -250,16 +296,9 @@ async def folder(
             "a path that ends in / takes a form's file under its own name;"
             " to send bytes alone give the image's name"
         )
-    async with receive(request, room.upload_bytes) as body:
+    async with _body(request, room) as body:
         image = urls.upload_name(target.path, body.filename or "")
-        await room.service.refuse_existing(image)
-        original, _ = await room.service.upload(image, body.spool, replacing=False)
-    location = room.http.public_url + names.BASE + "/" + names.quoted(image)
-    return answers.as_json(
-        answers.information(original, room.images, room.http),
-        status=HTTPStatus.CREATED,
-        headers={"Location": location},
-    )
+        return await _upload(room, image, body, _condition(request, image))
 
 
 # Views and lists
@@ -268,7 +307,10 @@ async def folder(
 async def info(room: Room, image: ImageName) -> web.StreamResponse:
     """Say what is known about an original."""
     original = await room.service.describe(image)
-    return answers.as_json(answers.information(original, room.images, room.http))
+    return answers.as_json(
+        answers.information(original, room.images, room.http),
+        headers={"ETag": f'"{original.revision}"'},
+    )
 
 
 async def purge(room: Room, image: ImageName) -> web.StreamResponse:
@@ -312,6 +354,7 @@ async def healthz(_request: web.Request, room: Room) -> web.StreamResponse:
             "imagemagick": pool.magick,
             "kinds": sorted(pool.kinds),
             "workers": pool.statistics(),
+            "found_in": room.service.found,
         }
     )
 

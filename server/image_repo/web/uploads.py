@@ -7,6 +7,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import BodyPartReader, web
@@ -44,12 +45,15 @@ class Body:
 
 
 @asynccontextmanager
-async def receive(request: web.Request, limit: int) -> AsyncIterator[Body]:
+async def receive(
+    request: web.Request, limit: int, directory: Path | None = None
+) -> AsyncIterator[Body]:
     """Spool the image that a request carries, as a form's file or as its whole body.
 
     Args:
         request: The upload; its body has not been read.
         limit: Most bytes of the image.
+        directory: Where it waits until it is whole; None: the system's place for such.
 
     Raises:
         TooLargeError: It has more.
@@ -63,7 +67,7 @@ async def receive(request: web.Request, limit: int) -> AsyncIterator[Body]:
     length = request.content_length
     if length is not None and length > limit and not form:
         raise TooLargeError(f"{length} bytes are more than the {limit} allowed")
-    async with Spool(limit) as spool:
+    async with Spool(limit, directory) as spool:
         filename = await (_form if form else _raw)(request, spool)
         if not spool.size:
             raise BadImageError("the upload is empty")

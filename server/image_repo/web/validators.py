@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import re
 
-_TAG = re.compile(r'\s*(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
+_TAG = re.compile(r'\s*(W/)?("[\x21\x23-\x7e\x80-\xff]*")\s*(?:,|$)')
 
 
-def _entity_tags(header: str) -> set[str] | None:
-    """Return the opaque tags of a list; None for `*`; empty when malformed."""
+def _entity_tags(header: str, *, weak: bool) -> set[str] | None:
+    """Return the opaque tags of a list; None for `*`; empty when malformed.
+
+    Args:
+        header: The list.
+        weak: Whether weak tags count.
+    """
     if header.strip() == "*":
         return None
     found = set()
@@ -17,7 +22,8 @@ def _entity_tags(header: str) -> set[str] | None:
         match = _TAG.match(header, position)
         if match is None:
             return set()
-        found.add(match[1])
+        if weak or match[1] is None:
+            found.add(match[2])
         position = match.end()
     return found
 
@@ -31,7 +37,7 @@ def not_modified(if_none_match: str | None, etag: str) -> bool:
     """
     if if_none_match is None:
         return False
-    tags = _entity_tags(if_none_match)
+    tags = _entity_tags(if_none_match, weak=True)
     return tags is None or etag in tags
 
 
@@ -46,9 +52,7 @@ def write_refused(
         etag: Entity tag of what is there; None: nothing is.
     """
     if if_match is not None:
-        tags = _entity_tags(if_match)
-        return etag is None or (tags is not None and etag not in tags)
-    if if_none_match is not None:
-        tags = _entity_tags(if_none_match)
-        return etag is not None and (tags is None or etag in tags)
-    return False
+        tags = _entity_tags(if_match, weak=False)
+        if etag is None or (tags is not None and etag not in tags):
+            return True
+    return etag is not None and not_modified(if_none_match, etag)
