@@ -15,6 +15,7 @@ from image_repo import options
 from image_repo.cache import (
     ENTRY_BYTES,
     PENDING,
+    PENDING_BYTES,
     Cache,
     Derived,
     Hit,
@@ -381,3 +382,37 @@ async def test_what_was_read_before_a_purge_does_not_come_back_by_it(
 
         assert await reading == Hit(PICTURE, "slow")
         assert len(memory) == 0
+
+
+class Hung(Slow):
+    """A level that also forgets only when it is let go."""
+
+    async def forget(self, image: ImageName) -> None:
+        await self.let_go.wait()
+        await super().forget(image)
+
+
+async def test_forgetting_does_not_wait_for_a_level_that_hangs(
+    memory: MemoryLevel,
+) -> None:
+    async with asyncio.timeout(5), Cache([Hung(), memory], patience=0.01) as cache:
+        await memory.put(OLD, FULL, PICTURE)
+
+        assert await cache.forget(PLOT) == [stored_key(FULL, OLD)]
+        assert await memory.get(OLD, FULL) is None
+
+
+async def test_only_so_many_bytes_wait_for_a_slow_level() -> None:
+    slow = Slow()
+    large = Derived(bytes(PENDING_BYTES // 2 + 1), "image/bmp")
+    async with Cache([slow]) as cache:
+        for name in (FULL, SMALL, OTHER):
+            await cache.put(OLD, name, large)
+        slow.let_go.set()
+        await asyncio.sleep(0.05)
+        await cache.put(NEW, OTHER, PICTURE)
+        await asyncio.sleep(0.05)
+
+        kept = [await slow.get(OLD, name) for name in (FULL, SMALL, OTHER)]
+        assert [found is None for found in kept] == [False, True, True]
+        assert await slow.get(NEW, OTHER) == PICTURE

@@ -36,6 +36,9 @@ ENTRY_BYTES: Final = 1024
 PENDING: Final = 64
 """Writes to slow levels under way at once; each holds a body in memory."""
 
+PENDING_BYTES: Final = 64 * 2**20
+"""Bytes of bodies in such writes; one body may be larger."""
+
 PATIENCE: Final = 10.0
 """Seconds after which a level that does not answer counts as a miss."""
 
@@ -223,6 +226,7 @@ class Cache:
         self._patience = patience
         self._clock = clock
         self._pending: dict[asyncio.Task[None], ImageName] = {}
+        self._pending_bytes = 0
         self._quiet: dict[str, float] = {}
         self._forgets = 0
         self.found: Counter[str] = Counter()
@@ -275,10 +279,12 @@ class Cache:
         found: dict[str, None] = {}
         for level in self._levels:
             with self._passed_by(level, f"cannot list what is made from {image}"):
-                async for key in level.names(image):
-                    found[key] = None
+                async with asyncio.timeout(self._patience):
+                    async for key in level.names(image):
+                        found[key] = None
             with self._passed_by(level, f"cannot forget what is made from {image}"):
-                await level.forget(image)
+                async with asyncio.timeout(self._patience):
+                    await level.forget(image)
         return list(found)
 
     async def _fill(
@@ -289,24 +295,35 @@ class Cache:
             if level.instant:
                 await work
             else:
-                self._later(level, name, work)
+                self._later(level, name, len(derived.body), work)
 
     async def _put(
         self, level: Level, tag: Tag, name: DerivedName, derived: Derived
     ) -> None:
         with self._passed_by(level, f"cannot keep {name}"):
-            await level.put(tag, name, derived)
+            async with asyncio.timeout(self._patience):
+                await level.put(tag, name, derived)
 
     def _later(
-        self, level: Level, name: DerivedName, work: Coroutine[None, None, None]
+        self,
+        level: Level,
+        name: DerivedName,
+        size: int,
+        work: Coroutine[None, None, None],
     ) -> None:
-        if len(self._pending) >= PENDING:
+        full = bool(self._pending) and self._pending_bytes + size > PENDING_BYTES
+        if full or len(self._pending) >= PENDING:
             work.close()
             self._log(level, f"cannot keep {name}: too much waits to be written")
             return
         task = asyncio.create_task(work)
         self._pending[task] = name.image
-        task.add_done_callback(self._pending.pop)
+        self._pending_bytes += size
+        task.add_done_callback(lambda done: self._written(done, size))
+
+    def _written(self, task: asyncio.Task[None], size: int) -> None:
+        del self._pending[task]
+        self._pending_bytes -= size
 
     @contextmanager
     def _passed_by(self, level: Level, what: str) -> Iterator[None]:

@@ -14,7 +14,7 @@ from image_repo.cache import Cache, Derived
 from image_repo.errors import (
     BadImageError,
     BadRequestError,
-    DeriveError,
+    CrashError,
     ImageRepoError,
     TooCostlyError,
     TooLargeError,
@@ -36,6 +36,9 @@ REPLACED_TRIES = 2
 LASTING = (BadImageError, TooLargeError, TooCostlyError)
 """Errors that the same original would give again."""
 
+
+MAX_CRASHES = 2
+"""How many workers an original may cost before it is refused."""
 
 CRASHES_SECONDS = 600.0
 """Least time for which it is remembered that an original has cost a worker."""
@@ -196,6 +199,7 @@ class Derivations:
     async def _run(
         self, name: DerivedName, tag: Tag, revision: Revision, original: Object
     ) -> bytes:
+        self._refuse_killer((name.image, revision))
         try:
             return await self._pool.derive(
                 original.file, original.stored.size, name.text
@@ -203,14 +207,17 @@ class Derivations:
         except LASTING as error:
             self._remember(tag, name, error)
             raise
-        except DeriveError as error:
+        except CrashError:
+            logger.warning("a worker died of %s", name)
             before = self._crashes.get((name.image, revision)) or 0
             self._crashes.put((name.image, revision), before + 1)
-            if before:
-                twice = BadImageError("workers died of this image more than once")
-                self._remember(tag, name, twice)
-                raise twice from error
+            self._refuse_killer((name.image, revision))
             raise
+
+    def _refuse_killer(self, original: tuple[ImageName, Revision]) -> None:
+        """Refuse an original that has cost too many workers, whatever the modifiers."""
+        if (self._crashes.get(original) or 0) >= MAX_CRASHES:
+            raise BadImageError("workers died of this image more than once")
 
     def _remember(self, tag: Tag, name: DerivedName, error: ImageRepoError) -> None:
         logger.warning("cannot derive %s: %s", name, error)

@@ -10,7 +10,8 @@ ImageRepoError
 ├── TooLargeError        more bytes, pixels or frames than allowed
 ├── BadImageError        bytes that are not an image we read
 ├── TooCostlyError       a derivation passed its deadline
-├── DeriveError          a worker crashed
+├── DeriveError          a derivation failed through no fault of the image
+│   └── CrashError       a worker died at its work
 ├── StoreError           the store failed
 └── BusyError            the queue is full; try again later
 
@@ -62,7 +63,11 @@ class TooCostlyError(ImageRepoError):
 
 
 class DeriveError(ImageRepoError):
-    """A worker died, or failed in a way that says nothing about the image."""
+    """A derivation failed in a way that says nothing about the image."""
+
+
+class CrashError(DeriveError):
+    """A worker died at its work; if the same image does it again, it is to blame."""
 
 
 class StoreError(ImageRepoError):

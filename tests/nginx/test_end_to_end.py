@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import shutil
 import tempfile
@@ -15,7 +16,16 @@ from urllib.parse import quote
 import pytest
 import pytest_asyncio
 from aiohttp import web
-from nginx.harness import SECRET, Front, ask, free_port, nginx, serving, settings
+from nginx.harness import (
+    SECRET,
+    Front,
+    ask,
+    ask_bytes,
+    free_port,
+    nginx,
+    serving,
+    settings,
+)
 from nginx.test_hops import ODD
 from pictures import colour, decode, encode, jpeg
 from PIL import Image
@@ -29,6 +39,7 @@ from image_repo.web.errors import Handler
 
 HOT = "/images/x/_/w_40.png"
 ALIAS = "/images/x.png?xsize=40"
+CHUNKED = b"Transfer-Encoding: chunked\r\n\r\n0\r\n"
 COLOURS = [(16 * n, 255 - 16 * n, 99) for n in range(16)]
 
 
@@ -253,6 +264,38 @@ async def test_an_upload_that_is_too_large_is_refused_with_a_reason(
             assert answer.headers["Content-Type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET /images/%zz/../../.. HTTP/1.1\r\nHost: x\r\n", 400),
+        (b"GET /images/x HTTP/1.1\r\nHost: x y\r\n", 400),
+        (b"GET /_c/images/x HTTP/1.1\r\nHost: x y\r\n", 400),
+        (b"nonsense\r\n", 400),
+        (b"TRACE /images/x HTTP/1.1\r\nHost: x\r\n", 405),
+        (b"TRACE /_c/images/x HTTP/1.1\r\nHost: x\r\n", 405),
+        (b"PUT /images/x HTTP/1.1\r\nHost: x\r\n", 411),
+        (b"GET /%s HTTP/1.1\r\nHost: x\r\n" % (b"a" * 9000), 414),
+        (b"GET /%s HTTP/1.1\r\nHost: x\r\n" % (b"a" * 20_000), 414),
+        (b"GET /_c/%s HTTP/1.1\r\nHost: x\r\n" % (b"a" * 20_000), 414),
+        (b"PUT /images/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n", 415),
+        (b"PUT /images/x HTTP/1.1\r\nHost: x\r\n" + CHUNKED, 415),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-Y: %s\r\n" % (b"a" * 20_000), 400),
+        (b"GET /_malformed HTTP/1.1\r\nHost: x\r\n", 400),
+    ],
+)
+async def test_a_request_that_nginx_refuses_has_a_problem_too(
+    served: Site, sent: bytes, status: int
+) -> None:
+    before = len(served.asked)
+
+    answer = await ask_bytes(served.front.port, sent + b"\r\n")
+
+    assert answer.status == status, answer
+    assert answer.headers["Content-Type"].startswith("application/problem+json")
+    assert json.loads(answer.body)["status"] == status
+    assert not any(path.startswith("/_c/") for path in served.asked[before:])
+
+
 async def test_nothing_is_kept_under_the_keys_of_another_configuration(
     pool: Pool, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -282,7 +325,8 @@ async def test_odd_urls_have_the_same_status_with_and_without_nginx(
                 put = await ask(port, "/images/" + quote(name), "PUT", body=body)
                 assert put.status == 201
         canonical = [f"/images/{quote(name, safe='/@+')}/_/w_40.webp" for name in names]
-        for target in (*canonical, *ODD):
+        long = ("/images/" + "a" * 9000, "/images/a?w=" + "4" * 9000)
+        for target in (*canonical, *ODD, *long):
             expected = await ask(bare, target)
             cold = await served.front.ask(target)
             warm = await served.front.ask(target)

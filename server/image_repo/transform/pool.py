@@ -26,6 +26,7 @@ from image_repo.errors import (
     BadRequestError,
     BusyError,
     ConfigError,
+    CrashError,
     DeriveError,
     ImageRepoError,
     TooCostlyError,
@@ -173,7 +174,8 @@ class Pool:
             BadImageError: They are no complete image of a format that is read.
             TooLargeError: The image is beyond the limits.
             BusyError: The queue is full.
-            DeriveError: The worker crashed.
+            CrashError: The worker died at it.
+            DeriveError: The worker failed otherwise.
         """
         found = await self._do({"op": "probe", "size": size}, file)
         try:
@@ -200,7 +202,8 @@ class Pool:
             TooLargeError: The original, or the result, is beyond the limits.
             TooCostlyError: It took longer than the deadline.
             BusyError: The queue is full.
-            DeriveError: The worker crashed.
+            CrashError: The worker died at it.
+            DeriveError: The worker failed otherwise.
         """
         found = await self._do({"op": "derive", "size": size, "text": text}, file)
         if not found.body:
@@ -225,18 +228,7 @@ class Pool:
 
     async def _do(self, job: dict[str, str | int], file: BinaryIO) -> Message:
         head: Head = {**job, "deadline": self.options.deadline}
-        worker = await self._acquire()
-        try:
-            # Sent before anything can be cancelled, so that the caller's file is
-            # needed no more.
-            send_with_file(worker.sock, head, file.fileno())
-        except FrameError as e:
-            self.crashes += 1
-            self._replace(worker)
-            raise DeriveError("a worker has died") from e
-        except BaseException:
-            self._release(worker)
-            raise
+        worker = await self._send(head, file)
         # The job goes on when its caller leaves: the answer must be read before the
         # worker can have another.
         work = self._background(self._finish(worker))
@@ -249,6 +241,25 @@ class Pool:
         if isinstance(found, Exception):
             raise found
         return found
+
+    async def _send(self, head: Head, file: BinaryIO) -> Worker:
+        """Give a job to a worker; one that has died idle costs the job nothing."""
+        for _ in range(self.count + 1):
+            worker = await self._acquire()
+            try:
+                # Sent before anything can be cancelled, so that the caller's file is
+                # needed no more.
+                send_with_file(worker.sock, head, file.fileno())
+            except FrameError:
+                self.crashes += 1
+                log.warning("worker %d died while idle", worker.process.pid)
+                self._replace(worker)
+            except BaseException:
+                self._release(worker)
+                raise
+            else:
+                return worker
+        raise BusyError("no worker stays alive", self._retry_after())
 
     async def _finish(self, worker: Worker) -> Message | Exception:
         """Return a worker's answer, and make the worker free or replace it.
@@ -269,7 +280,7 @@ class Pool:
             self.crashes += 1
             log.warning("worker %d died: %s", worker.process.pid, e)
             self._replace(worker)
-            return DeriveError("the worker crashed")
+            return CrashError("the worker crashed")
         self._seconds += (time.monotonic() - begun - self._seconds) / 8
         self._release(worker)
         if "error" in found.head:
@@ -341,7 +352,8 @@ class Pool:
         environment = policy.environment(self._limits, memory, folder, os.environ)
         worker = await Worker.start(environment, folder, self._settings)
         kinds = worker.hello.get("kinds")
-        self.kinds = frozenset(kinds if isinstance(kinds, list) else ())
+        writes = frozenset(kinds if isinstance(kinds, list) else ())
+        self.kinds = self.kinds & writes if self._all else writes
         self.magick = str(worker.hello.get("magick", ""))
         self._all.add(worker)
         return worker

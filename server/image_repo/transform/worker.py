@@ -28,7 +28,14 @@ from image_repo.formats import FORMATS
 from image_repo.modifiers import RenderOptions
 from image_repo.names import read_job
 from image_repo.transform import policy
-from image_repo.transform.frames import FrameError, Head, Message, encode, receive
+from image_repo.transform.frames import (
+    MAX_BODY,
+    FrameError,
+    Head,
+    Message,
+    encode,
+    receive,
+)
 from image_repo.transform.headers import Limits
 
 GRACE = 5
@@ -175,7 +182,10 @@ def _derive(data: bytes, message: Message, settings: Settings) -> bytes:
     from image_repo.transform import render  # noqa: PLC0415
 
     job = render.Job(*read_job(str(message.head["text"])))
-    return encode({}, render.derive(data, job, settings.limits, settings.render))
+    body = render.derive(data, job, settings.limits, settings.render)
+    if len(body) > MAX_BODY:
+        raise TooLargeError(f"the derived image has more than {MAX_BODY} bytes")
+    return encode({}, body)
 
 
 _WORK: dict[str, Callable[[bytes, Message, Settings], bytes]] = {

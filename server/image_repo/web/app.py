@@ -7,10 +7,21 @@ import logging
 from aiohttp import web
 from aiohttp.abc import AbstractAccessLogger
 
-from image_repo.web.errors import answer_errors
+from image_repo.web.errors import (
+    Handler,
+    TargetTooLongError,
+    answer_errors,
+    note_begun,
+)
 from image_repo.web.handlers import ROOM, Room, dispatch
 
 logger = logging.getLogger(__name__)
+
+MAX_TARGET = 8 * 1024
+"""Bytes of a path with its query; names are far shorter."""
+
+MAX_LINE = 64 * 1024
+"""Bytes of a request line or header that are read, so that more can be refused."""
 
 
 class AccessLogger(AbstractAccessLogger):
@@ -34,10 +45,25 @@ class AccessLogger(AbstractAccessLogger):
         )
 
 
+@web.middleware
+async def refuse_long(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Refuse a target that is too long to be read with care."""
+    if len(request.raw_path) > MAX_TARGET:
+        raise TargetTooLongError(
+            f"a path with its query has at most {MAX_TARGET} characters"
+        )
+    return await handler(request)
+
+
 def make_app(room: Room) -> web.Application:
     """Return the application that serves from *room*."""
-    app = web.Application(middlewares=[answer_errors])
+    app = web.Application(
+        middlewares=[answer_errors, refuse_long],
+        # An original is kept byte for byte: what is compressed is not unpacked.
+        handler_args={"max_line_size": MAX_LINE, "auto_decompress": False},
+    )
     app[ROOM] = room
+    app.on_response_prepare.append(note_begun)
     # Every path is read by `image_repo.urls`, from the raw request, and by nothing
     # else: two parsers that differ are how caches are poisoned.
     app.router.add_route("*", "/{path:(?s:.*)}", dispatch)

@@ -21,6 +21,12 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 HOP = web.RequestKey("hop", bool)
 """Whether the request came over nginx's cached hop."""
 
+BEGUN = web.RequestKey("begun", web.StreamResponse)
+"""The answer of which something may have been sent already."""
+
+FAILURES = {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.BAD_GATEWAY}
+"""Statuses that somebody who runs the server should know of."""
+
 
 class PreconditionError(errors.ImageRepoError):
     """If-Match or If-None-Match does not hold for a write."""
@@ -28,6 +34,14 @@ class PreconditionError(errors.ImageRepoError):
 
 class LengthRequiredError(errors.ImageRepoError):
     """A body without any length or chunked coding."""
+
+
+class EncodedError(errors.ImageRepoError):
+    """A body or a form's part is compressed or encoded for its transfer."""
+
+
+class TargetTooLongError(errors.ImageRepoError):
+    """The request's path and query are longer than any that has a meaning."""
 
 
 class UnservedError(errors.ImageRepoError):
@@ -62,7 +76,9 @@ STATUSES: dict[type[errors.ImageRepoError], Status] = {
     LengthRequiredError: Status(411, 411),
     PreconditionError: Status(412, 412),
     errors.TooLargeError: Status(422, 413),
+    TargetTooLongError: Status(414, 414),
     errors.BadImageError: Status(422, 415),
+    EncodedError: Status(415, 415),
     errors.TooCostlyError: Status(422, 422),
     errors.DeriveError: Status(500, 500),
     errors.StoreError: Status(502, 502, retry_after=5),
@@ -117,24 +133,42 @@ def _from_error(error: errors.ImageRepoError, *, upload: bool) -> web.Response:
     return problem(status, str(error), cached=row.cached, headers=headers)
 
 
+def _answer(request: web.Request, error: Exception) -> web.Response:
+    """Return the answer that *error* is, and log it if it is a failure."""
+    if isinstance(error, errors.ImageRepoError):
+        response = _from_error(error, upload=request.method in {"POST", "PUT"})
+        if response.status in FAILURES:
+            logger.warning("%s %s: %s", request.method, request.path, error)
+        return response
+    if isinstance(error, web.HTTPException):
+        return problem(error.status, error.reason)
+    if isinstance(error, ConnectionError | TimeoutError):
+        logger.info("%s %s: client gone: %s", request.method, request.path, error)
+        return problem(400, "the request's body did not arrive whole")
+    logger.error("%s %s", request.method, request.path, exc_info=error)
+    return problem(500, "the server failed; the log says why")
+
+
 @web.middleware
 async def answer_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Turn whatever a handler raises into one answer."""
     try:
         return await handler(request)
-    except errors.ImageRepoError as error:
-        response = _from_error(error, upload=request.method in {"POST", "PUT"})
-        if response.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            logger.warning("%s %s: %s", request.method, request.path, error)
-    except web.HTTPException as error:
-        response = problem(error.status, error.reason)
-    except (ConnectionError, TimeoutError) as error:
-        logger.info("%s %s: client gone: %s", request.method, request.path, error)
-        response = problem(400, "the request's body did not arrive whole")
-    except Exception:
-        logger.exception("%s %s", request.method, request.path)
-        response = problem(500, "the server failed; the log says why")
+    except Exception as error:  # noqa: BLE001 # logged by _answer
+        response = _answer(request, error)
+    begun: web.StreamResponse | None = request.get(BEGUN)
+    if begun is not None:
+        # Another answer would be read as a part of this one.
+        logger.warning("%s %s: the answer is cut off", request.method, request.path)
+        if request.transport is not None:
+            request.transport.abort()
+        return begun
     if request.body_exists and not request.content.at_eof():
         # What is left of the body can't be told from a next request.
         response.force_close()
     return response
+
+
+async def note_begun(request: web.Request, response: web.StreamResponse) -> None:
+    """Remember that *response* begins; for the signal `on_response_prepare`."""
+    request[BEGUN] = response
