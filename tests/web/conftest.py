@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +10,20 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 from aiohttp.test_utils import TestClient, TestServer
+from blockbuster import blockbuster_ctx
 from servers import Client, Start
 
 from image_repo import assemble
 from image_repo.config import Config
 from image_repo.transform.pool import Pool
 from image_repo.web.app import make_app
+
+
+@pytest.fixture(autouse=True)
+def event_loop_that_must_not_block() -> Iterator[None]:
+    """Fail a test in which our code blocks the event loop."""
+    with blockbuster_ctx("image_repo"):
+        yield
 
 
 @pytest.fixture

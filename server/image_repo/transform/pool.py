@@ -126,7 +126,9 @@ class Pool:
         Raises:
             ConfigError: A worker can't be started.
         """
-        self._folder = tempfile.TemporaryDirectory(prefix="image_repo-")
+        self._folder = await asyncio.to_thread(
+            tempfile.TemporaryDirectory, prefix="image_repo-"
+        )
         starts = [asyncio.ensure_future(self._start()) for _ in range(self.count)]
         try:
             workers = await asyncio.gather(*starts)
@@ -349,7 +351,9 @@ class Pool:
     async def _start(self) -> Worker:
         folder = Path(self._folder.name)
         memory = self.options.memory
-        environment = policy.environment(self._limits, memory, folder, os.environ)
+        environment = await asyncio.to_thread(
+            policy.environment, self._limits, memory, folder, os.environ
+        )
         worker = await Worker.start(environment, folder, self._settings)
         kinds = worker.hello.get("kinds")
         writes = frozenset(kinds if isinstance(kinds, list) else ())

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+VERSION = version("image-repo")
+
 CACHED_HOP = "/_c"
 """Begins the paths that only nginx's internal, cached location asks for."""
 
@@ -350,7 +352,7 @@ async def healthz(_request: web.Request, room: Room) -> web.StreamResponse:
     return answers.as_json(
         {
             "status": "ok",
-            "version": version("image-repo"),
+            "version": VERSION,
             "imagemagick": pool.magick,
             "kinds": sorted(pool.kinds),
             "workers": pool.statistics(),
