@@ -5,6 +5,7 @@ Source: ICC.1:2010 (the v2 and v4 format of profiles), IEC 61966-2-1 (sRGB).
 
 from __future__ import annotations
 
+import math
 import struct
 from pathlib import Path
 
@@ -69,4 +70,8 @@ def _formula(tag: bytes, x: float) -> float:
     if tag[:4] != b"para" or kind not in {3, 4}:
         raise ValueError(kind)
     g, a, b, c, d = (v / 65536 for v in struct.unpack_from(">5i", tag, 12))
-    return float((a * x + b) ** g) if x >= d else c * x
+    if x < d:
+        return c * x
+    if a * x + b <= 0:  # its power may be complex, or infinite
+        raise ValueError(b)
+    return math.pow(a * x + b, g)

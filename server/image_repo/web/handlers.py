@@ -186,8 +186,7 @@ async def _hop(
 async def _tombstone(room: Room, target: urls.DerivedRequest) -> web.Response:
     """Return what takes an entry's place in nginx: expired, and right if shown.
 
-    nginx may show it to others while it renews the entry. A replaced image is found
-    under its new tag, which is another entry.
+    A replaced image is found under its new tag, which is another entry.
     """
     try:
         tag = await room.service.tag(target.name.image)
