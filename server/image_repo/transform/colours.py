@@ -71,7 +71,7 @@ def _formula(tag: bytes, x: float) -> float:
         raise ValueError(kind)
     g, a, b, c, d = (v / 65536 for v in struct.unpack_from(">5i", tag, 12))
     if x < d:
-        return c * x
+        return float(c * x)
     if a * x + b <= 0:  # its power may be complex, or infinite
         raise ValueError(b)
     return math.pow(a * x + b, g)
