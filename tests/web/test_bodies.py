@@ -134,6 +134,14 @@ async def test_a_target_longer_than_any_that_means_something_is_a_414(
     refused(await ask(client.port, beginning + "9" * length), 414)
 
 
+async def test_a_header_that_nginx_lets_pass_is_read(client: Client) -> None:
+    assert client.port
+
+    answer = await ask(client.port, "/images", headers={"X-Y": "y" * 16_000})
+
+    assert answer.status == 200
+
+
 async def test_a_list_whose_store_fails_is_cut_off_and_nothing_follows(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -21,7 +21,10 @@ MAX_TARGET = 8 * 1024
 """Bytes of a path with its query; names are far shorter."""
 
 MAX_LINE = 64 * 1024
-"""Bytes of a request line or header that are read, so that more can be refused."""
+"""Bytes of a request line that are read, so that what is too long can be refused."""
+
+MAX_HEADER = 16 * 1024
+"""Bytes of one header; as nginx's large_client_header_buffers."""
 
 
 class AccessLogger(AbstractAccessLogger):
@@ -60,7 +63,11 @@ def make_app(room: Room) -> web.Application:
     app = web.Application(
         middlewares=[answer_errors, refuse_long],
         # An original is kept byte for byte: what is compressed is not unpacked.
-        handler_args={"max_line_size": MAX_LINE, "auto_decompress": False},
+        handler_args={
+            "max_line_size": MAX_LINE,
+            "max_field_size": MAX_HEADER,
+            "auto_decompress": False,
+        },
     )
     app[ROOM] = room
     app.on_response_prepare.append(note_begun)
