@@ -125,10 +125,12 @@ class Front:
 
 
 def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
+    while True:
+        with socket.socket() as found:
+            found.bind(("127.0.0.1", 0))
+            port: int = found.getsockname()[1]
+        if "443" not in str(port):  # which gixy takes for TLS
+            return port
 
 
 def settings(directory: Path, **changes: object) -> NginxSettings:
