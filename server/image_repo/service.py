@@ -107,7 +107,6 @@ class Service:
         self._cache = cache
         self._pool = pool
         self._purger = purger
-        self._options = options
         self._revisions = Revisions(originals, recipe, options.revision_lifetime, clock)
         self.derivations = Derivations(
             originals,

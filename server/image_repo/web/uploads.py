@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -35,8 +34,6 @@ MAX_PARTS = 20
 AS_IT_IS = {"", "identity", "binary", "7bit", "8bit"}
 """Codings of a body, or of a form's part, that leave its bytes alone."""
 
-_FOLDERS = re.compile(r".*[/\\]", re.DOTALL)
-
 
 @dataclass(frozen=True, slots=True)
 class Body:
@@ -44,7 +41,7 @@ class Body:
 
     Attributes:
         spool: The image's bytes.
-        filename: Its name on the sender's disk, without folders; None: not told.
+        filename: Its name on the sender's disk, as told; None: not told.
     """
 
     spool: Spool
@@ -135,7 +132,7 @@ async def _form(request: web.Request, spool: Spool) -> str:
         if filename is not None:
             raise BadRequestError("the form has several files: upload one at a time")
         _refuse_encoded(part.headers)
-        filename = _FOLDERS.sub("", part.filename)
+        filename = part.filename
         await _file(part, spool)
     if filename is None:
         raise BadRequestError(
