@@ -402,6 +402,20 @@ async def test_forgetting_does_not_wait_for_a_level_that_hangs(
         assert await memory.get(OLD, FULL) is None
 
 
+async def test_a_write_that_hangs_gives_its_place_back() -> None:
+    slow = Slow()
+    large = Derived(bytes(PENDING_BYTES), "image/bmp")
+    async with Cache([slow], patience=0.01) as cache:
+        await cache.put(OLD, FULL, large)
+        await asyncio.sleep(0.1)
+        slow.let_go.set()
+        await cache.put(OLD, SMALL, PICTURE)
+        await asyncio.sleep(0.05)
+
+        assert await slow.get(OLD, FULL) is None
+        assert await slow.get(OLD, SMALL) == PICTURE
+
+
 async def test_only_so_many_bytes_wait_for_a_slow_level() -> None:
     slow = Slow()
     large = Derived(bytes(PENDING_BYTES // 2 + 1), "image/bmp")

@@ -199,19 +199,25 @@ class Derivations:
     async def _run(
         self, name: DerivedName, tag: Tag, revision: Revision, original: Object
     ) -> bytes:
-        self._refuse_killer((name.image, revision))
+        blamed = (name.image, revision)
+        self._refuse_killer(blamed)
         try:
             return await self._pool.derive(
-                original.file, original.stored.size, name.text
+                original.file,
+                original.stored.size,
+                name.text,
+                # Again when a worker is free: others of the same original may have
+                # been ahead in the queue.
+                check=lambda: self._refuse_killer(blamed),
             )
         except LASTING as error:
             self._remember(tag, name, error)
             raise
         except CrashError:
             logger.warning("a worker died of %s", name)
-            before = self._crashes.get((name.image, revision)) or 0
-            self._crashes.put((name.image, revision), before + 1)
-            self._refuse_killer((name.image, revision))
+            before = self._crashes.get(blamed) or 0
+            self._crashes.put(blamed, before + 1)
+            self._refuse_killer(blamed)
             raise
 
     def _refuse_killer(self, original: tuple[ImageName, Revision]) -> None:

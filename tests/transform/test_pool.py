@@ -3,9 +3,11 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,6 +28,8 @@ from image_repo.errors import (
     TooLargeError,
 )
 from image_repo.modifiers import RenderOptions
+from image_repo.transform import frames, worker
+from image_repo.transform.child import Worker
 from image_repo.transform.pool import Limits, Pool, WorkerOptions
 
 JPG = KINDS["jpg"]
@@ -125,6 +129,64 @@ async def test_a_worker_that_dies_while_idle_costs_no_request_an_error() -> None
 
         assert decode(await derive(pool)).size == (32, 24)
         assert pool.crashes == 1
+
+
+async def test_a_worker_that_writes_more_than_the_others_adds_no_kind() -> None:
+    async with pool_of(2) as pool:
+        pool.kinds = frozenset({"jpg"})
+        os.kill(pids(pool)[-1], signal.SIGKILL)
+        await asyncio.sleep(0.1)
+        await derive(pool)
+        await until_idle(pool, 2)
+
+        assert pool.kinds == {"jpg"}
+
+
+async def test_a_job_that_is_refused_when_its_turn_comes_costs_no_worker() -> None:
+    def refuse() -> None:
+        raise BadImageError("not this one")
+
+    async with pool_of() as pool:
+        with opened(JPG) as file, pytest.raises(BadImageError, match="not this one"):
+            await pool.derive(file, len(JPG), "w_32.jpg", check=refuse)
+
+        assert decode(await derive(pool)).size == (32, 24)
+        assert (pool.crashes, pool.idle) == (0, 1)
+
+
+def test_a_worker_itself_refuses_to_send_an_image_that_is_too_large(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settings = worker.Settings(Limits(), RenderOptions(), 2**30, confined=False)
+    job = frames.Message({"size": len(JPG), "op": "derive", "text": "w_32.jpg"}, b"")
+    monkeypatch.setattr(worker, "MAX_BODY", 10)
+    with opened(JPG) as file:
+        answer = worker._answer(job, os.dup(file.fileno()), settings)
+
+    head, body = frames.lengths(answer[: frames.LENGTHS.size])
+    assert body == 0
+    found = frames.decode(answer[frames.LENGTHS.size :][:head])
+    assert found["error"] == "TooLargeError"
+
+
+async def test_an_answer_is_received_without_a_copy() -> None:
+    size = 32 * 2**20
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    process = await asyncio.to_thread(subprocess.Popen[bytes], ["/bin/true"])
+    child = Worker(process, ours)
+    data = frames.encode({}, bytes(size))
+    with theirs:
+        sending = asyncio.create_task(asyncio.to_thread(theirs.sendall, data))
+        tracemalloc.start()
+        message = await child.receive()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        await sending
+        await child.end()
+
+    assert len(message.body) == size
+    assert peak < 1.5 * size
 
 
 async def test_a_worker_that_hangs_is_killed_and_replaced_while_others_go_on() -> None:

@@ -81,6 +81,31 @@ async def test_a_worker_that_dies_costs_its_request_a_500_and_nothing_else(
         assert pool.crashes == 2
 
 
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_an_original_that_kills_costs_two_workers_whatever_the_size(
+    config: Config, *, at_once: bool
+) -> None:
+    async with with_workers(config) as (client, pool):
+        await client.put("/images/x", data=jpeg(3000, 2000))
+        urls = [f"/images/x/_/w_{2000 + n}.webp" for n in range(6)]
+
+        async def kill() -> None:
+            while True:
+                for worker in pool._all - set(pool._idle):
+                    worker.process.kill()
+                await asyncio.sleep(0.001)
+
+        killing = asyncio.create_task(kill())
+        if at_once:
+            found = await asyncio.gather(*(status(client, url) for url in urls))
+        else:
+            found = [await status(client, url) for url in urls]
+        killing.cancel()
+
+        assert sorted(found) == [422, 422, 422, 422, 422, 500]
+        assert pool.crashes == 2
+
+
 async def test_a_derivation_past_its_deadline_is_a_422_and_not_tried_again(
     config: Config,
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import socket
 import subprocess
 import sys
@@ -87,8 +88,9 @@ class Worker:
         return Message(decode(await self._exactly(head)), await self._exactly(body))
 
     async def _exactly(self, count: int) -> bytes:
-        data = bytearray(count)
-        view = memoryview(data)
+        # Its value is the very bytes received into; a bytearray's would be a copy.
+        data = io.BytesIO(bytes(count))
+        view = data.getbuffer()
         loop = asyncio.get_running_loop()
         while view:
             try:
@@ -98,7 +100,8 @@ class Worker:
             if not got:
                 raise FrameError("a worker has ended")
             view = view[got:]
-        return bytes(data)
+        view.release()  # or the value would be a copy
+        return data.getvalue()
 
     async def end(self, *, kill: bool = True) -> None:
         """End the process and wait for it; without *kill* let it end by itself."""

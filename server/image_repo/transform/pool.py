@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -190,7 +190,14 @@ class Pool:
             raise DeriveError("a worker sent no header")
         return Header(row, Size(width, height), frames, orientation, scans)
 
-    async def derive(self, file: BinaryIO, size: int, text: str) -> bytes:
+    async def derive(
+        self,
+        file: BinaryIO,
+        size: int,
+        text: str,
+        *,
+        check: Callable[[], None] | None = None,
+    ) -> bytes:
         """Return the bytes of a derived image.
 
         Args:
@@ -198,6 +205,7 @@ class Pool:
                 closed as soon as this ends, even by cancellation.
             size: Bytes of the original.
             text: The job: modifiers and kind of a canonical name.
+            check: Called when a worker is free; what it raises ends the job unbegun.
 
         Raises:
             BadImageError: The original is no complete image.
@@ -207,7 +215,8 @@ class Pool:
             CrashError: The worker died at it.
             DeriveError: The worker failed otherwise.
         """
-        found = await self._do({"op": "derive", "size": size, "text": text}, file)
+        job: Head = {"op": "derive", "size": size, "text": text}
+        found = await self._do(job, file, check)
         if not found.body:
             raise DeriveError("a worker sent no image")
         self.derivations += 1
@@ -228,9 +237,11 @@ class Pool:
         names = ("count", "idle", "waiting", "derivations", "crashes", "timeouts")
         return {name: getattr(self, name) for name in names}
 
-    async def _do(self, job: dict[str, str | int], file: BinaryIO) -> Message:
+    async def _do(
+        self, job: Head, file: BinaryIO, check: Callable[[], None] | None = None
+    ) -> Message:
         head: Head = {**job, "deadline": self.options.deadline}
-        worker = await self._send(head, file)
+        worker = await self._send(head, file, check)
         # The job goes on when its caller leaves: the answer must be read before the
         # worker can have another.
         work = self._background(self._finish(worker))
@@ -244,11 +255,15 @@ class Pool:
             raise found
         return found
 
-    async def _send(self, head: Head, file: BinaryIO) -> Worker:
+    async def _send(
+        self, head: Head, file: BinaryIO, check: Callable[[], None] | None
+    ) -> Worker:
         """Give a job to a worker; one that has died idle costs the job nothing."""
         for _ in range(self.count + 1):
             worker = await self._acquire()
             try:
+                if check is not None:
+                    check()
                 # Sent before anything can be cancelled, so that the caller's file is
                 # needed no more.
                 send_with_file(worker.sock, head, file.fileno())
