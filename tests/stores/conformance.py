@@ -175,6 +175,35 @@ class StoreSuite:
         assert first.revision
         assert first.revision != second.revision
 
+    async def test_the_revision_of_bytes_can_be_told_before_they_are_put(
+        self, store: Store
+    ) -> None:
+        body = io.BytesIO(os.urandom(300_000))
+        body.seek(7)
+
+        told = store.revision_of(body)
+
+        stored = await store.put("x", body, media_type="image/png")
+        assert told == stored.revision
+
+    async def test_an_object_with_a_lifetime_is_kept_at_least_as_long(
+        self, store: Store
+    ) -> None:
+        before = datetime.now(UTC)
+
+        put_ = await store.put(
+            "x", io.BytesIO(b"body"), media_type="image/png", lifetime=60
+        )
+
+        seen = await store.head("x")
+        assert seen == put_
+        assert seen.expires is None or seen.expires >= before + timedelta(seconds=59)
+        assert await body_of(store, "x") == b"body"
+        assert (await put(store, "x")).expires is None
+        again = await store.head("x")
+        assert again is not None
+        assert again.expires is None
+
     async def test_an_open_object_stays_what_it_was_when_replaced_or_deleted(
         self, store: Store
     ) -> None:

@@ -37,6 +37,7 @@ from image_repo.stores.store import (
     failed,
     in_thread,
     pieces,
+    revision_of,
     revisions,
     settled,
 )
@@ -90,10 +91,14 @@ class DirectoryStore:
         *,
         media_type: str,
         metadata: Mapping[str, str] | None = None,
+        lifetime: int | None = None,  # noqa: ARG002 - keeps everything
     ) -> Stored:
         return await settled(
             self._put, checked_key(key), body, media_type, checked_metadata(metadata)
         )
+
+    def revision_of(self, body: BinaryIO) -> str:
+        return revision_of(body)
 
     async def delete(self, key: str) -> bool:
         return await settled(self._delete, checked_key(key))

@@ -18,7 +18,7 @@ from image_repo.stores.store import (
     failed,
     in_thread,
     pieces,
-    revisions,
+    revision_of,
     settled,
 )
 
@@ -60,6 +60,7 @@ class MemoryStore:
         *,
         media_type: str,
         metadata: Mapping[str, str] | None = None,
+        lifetime: int | None = None,  # noqa: ARG002 - keeps everything
     ) -> Stored:
         return await settled(
             self._put, checked_key(key), body, media_type, checked_metadata(metadata)
@@ -72,13 +73,13 @@ class MemoryStore:
             data = b"".join(pieces(body))
         except OSError as error:
             raise failed("write", key, error) from error
-        revision = revisions()
-        revision.update(data)
-        stored = Stored(
-            key, len(data), revision.hexdigest(), media_type, self._now(), metadata
-        )
+        revision = revision_of(body)
+        stored = Stored(key, len(data), revision, media_type, self._now(), metadata)
         self._objects[key] = (stored, data)
         return stored
+
+    def revision_of(self, body: BinaryIO) -> str:
+        return revision_of(body)
 
     async def delete(self, key: str) -> bool:
         return self._objects.pop(checked_key(key), None) is not None

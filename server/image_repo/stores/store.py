@@ -42,6 +42,7 @@ class Stored:
         media_type: As given to `put`.
         modified: When this body was put, with a time zone.
         metadata: As given to `put`; empty for objects that other tools have put.
+        expires: When the store may forget it; None: never.
     """
 
     key: str
@@ -50,6 +51,7 @@ class Stored:
     media_type: str
     modified: datetime
     metadata: Mapping[str, str]
+    expires: datetime | None = None
 
 
 class Object:
@@ -146,6 +148,7 @@ class Store(Protocol):
         *,
         media_type: str,
         metadata: Mapping[str, str] | None = None,
+        lifetime: int | None = None,
     ) -> Stored:
         """Store all of *body*, from its first byte to its last, wherever it stands.
 
@@ -158,6 +161,15 @@ class Store(Protocol):
             body: A file that can seek.
             media_type: As in Content-Type.
             metadata: Words of a-z, 0-9 and inner hyphens, each with any text.
+            lifetime: Seconds after which the store may forget the object, but need not;
+                None: it may never.
+        """
+        ...
+
+    def revision_of(self, body: BinaryIO) -> str:
+        """Return the revision that *body* has, or would have, when it is put here.
+
+        It is a checksum of all its bytes. Blocks; for a thread.
         """
         ...
 
@@ -216,6 +228,14 @@ def pieces(body: BinaryIO) -> Iterator[bytes]:
 def revisions() -> hashlib.blake2b:
     """Return a hash whose hex digest is the revision of the bytes it is fed."""
     return hashlib.blake2b(digest_size=16)
+
+
+def revision_of(body: BinaryIO) -> str:
+    """Return the revision of all of *body*, as `revisions` makes it."""
+    found = revisions()
+    for chunk in pieces(body):
+        found.update(chunk)
+    return found.hexdigest()
 
 
 def failed(doing: str, key: str, error: OSError) -> StoreError:
