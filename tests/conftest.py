@@ -1,11 +1,12 @@
-"""Workers that tests of the whole server share."""
+"""What tests share because it is slow to start: workers, a cloud."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
+from cloud import cluster
 from servers import CONFINED
 
 from image_repo.config import Config
@@ -21,3 +22,10 @@ async def pool() -> AsyncIterator[Pool]:
         config.workers, config.limits, config.render, confined=CONFINED
     ) as pool:
         yield pool
+
+
+@pytest.fixture(scope="session")
+def cloud() -> Iterator[cluster.Cloud]:
+    """A real Swift and a real Keystone; whoever does harm to them calls `heal`."""
+    with cluster.scratch() as directory, cluster.start(directory) as cloud:
+        yield cloud
