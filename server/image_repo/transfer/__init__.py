@@ -1,0 +1,1 @@
+"""Moving originals: from one store to another, and from a folder into a store."""
