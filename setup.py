@@ -22,7 +22,14 @@ setup(
     package_dir={"": "server"},
     packages=find_packages("server"),
     package_data={"": ["py.typed", "policy.xml", "srgb.icc", "nginx.conf.template"]},
-    install_requires=["aiohttp>=3.14,<4", "PyYAML>=6,<7", "Wand>=0.6.11,<0.8"],
+    install_requires=[
+        "aiohttp>=3.14,<4",
+        "keystoneauth1>=5.6,<6",
+        "python-swiftclient>=4.6,<5",
+        "PyYAML>=6,<7",
+        "tqdm>=4.66,<5",
+        "Wand>=0.6.11,<0.8",
+    ],
     extras_require={
         "test": [
             "blockbuster",
@@ -34,7 +41,14 @@ setup(
             "pytest-cov",
             "pytest-timeout",
         ],
-        "lint": ["gixy-ng", "import-linter", "mypy", "ruff", "types-PyYAML"],
+        "lint": [
+            "gixy-ng",
+            "import-linter",
+            "mypy",
+            "ruff",
+            "types-PyYAML",
+            "types-tqdm",
+        ],
     },
     entry_points={"console_scripts": ["image_repo = image_repo.cli:main"]},
 )

@@ -12,6 +12,7 @@ import io
 import os
 import re
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
@@ -245,12 +246,23 @@ def failed(doing: str, key: str, error: OSError) -> StoreError:
 
 
 async def in_thread(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run *func* in a thread of the loop's, as `reading`."""
+    return await reading(functools.partial(func, *args, **kwargs))
+
+
+async def settled(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run *func* in a thread of the loop's, as `changing`."""
+    return await changing(functools.partial(func, *args, **kwargs))
+
+
+async def reading(func: Callable[[], T], threads: Executor | None = None) -> T:
     """Run *func* in a thread; for what only reads.
 
     A caller that is cancelled goes at once. A result that then comes too late is
     closed when it is open.
     """
-    work = _start(functools.partial(func, *args, **kwargs))
+    # A future, not a task: the end of the loop cancels tasks, a thread it cannot.
+    work = asyncio.get_running_loop().run_in_executor(threads, func)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -258,13 +270,13 @@ async def in_thread(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> 
         raise
 
 
-async def settled(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def changing(func: Callable[[], T], threads: Executor | None = None) -> T:
     """Run *func* in a thread; for what changes something.
 
     A caller that is cancelled waits for the thread, so that no change comes later and
     whatever *func* works on may be closed.
     """
-    work = _start(functools.partial(func, *args, **kwargs))
+    work = asyncio.get_running_loop().run_in_executor(threads, func)
     cancelled: asyncio.CancelledError | None = None
     while not work.done():
         try:
@@ -275,11 +287,6 @@ async def settled(func: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         _discard(work)
         raise cancelled
     return work.result()
-
-
-def _start(func: Callable[[], T]) -> asyncio.Future[T]:
-    # A future, not a task: the end of the loop cancels tasks, a thread it cannot.
-    return asyncio.get_running_loop().run_in_executor(None, func)
 
 
 def _discard(work: asyncio.Future[T]) -> None:
