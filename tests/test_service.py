@@ -4,31 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Iterable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 import pytest_asyncio
-from pictures import colour, decode, encode, jpeg
-from PIL import Image
+from pictures import jpeg
+from services import Bench, X, derived, open_bench, plain, seen
 
 from image_repo import names
-from image_repo.cache import Cache, MemoryLevel, MemoryOptions, StoreLevel
 from image_repo.errors import BadImageError, StoreError, UnknownImageError
-from image_repo.formats import by_kind
-from image_repo.geometry import Box
-from image_repo.modifiers import Fit
-from image_repo.names import DerivedName, ImageName
-from image_repo.purge import Answered, NoPurge, Purger
-from image_repo.service import Service, ServiceOptions
 from image_repo.stores.memory import MemoryStore
-from image_repo.stores.spool import Spool
 from image_repo.stores.store import Object, Stored
 from image_repo.transform.pool import Pool
-
-X = names.image_name("x")
-RECIPE = names.recipe("test")
 
 
 class Faulting(MemoryStore):
@@ -52,77 +40,15 @@ class Faulting(MemoryStore):
         return found
 
 
-class Recorder(Purger):
-    """Stands for nginx: keeps what it was told to forget."""
-
-    def __init__(self) -> None:
-        super().__init__(NoPurge(), Answered(60))
-        self.purged: list[tuple[str, list[str]]] = []
-        self.noted: list[str] = []
-
-    def answered(self, image: ImageName, path: str) -> None:
-        super().answered(image, path)
-        self.noted.append(path)
-
-    async def purge(
-        self, image: ImageName, made: Iterable[str], tag: names.Tag | None = None
-    ) -> tuple[str, ...]:
-        self.purged.append((image, list(made)))
-        return await super().purge(image, made, tag)
-
-
-@dataclass
-class Bench:
-    service: Service
-    originals: Faulting
-    kept: MemoryStore
-    nginx: Recorder
-
-    async def put(self, body: bytes, image: ImageName = X) -> None:
-        async with Spool(10**8) as spool:
-            await spool.write(body)
-            await self.service.upload(image, spool, lambda _: None)
-
-
 @pytest_asyncio.fixture
-async def bench(pool: Pool) -> AsyncIterator[Bench]:
-    async with AsyncExitStack() as stack:
-        originals = await stack.enter_async_context(Faulting())
-        kept = await stack.enter_async_context(MemoryStore())
-        levels = (MemoryLevel(MemoryOptions()), StoreLevel(kept))
-        cache = await stack.enter_async_context(Cache(levels))
-        nginx = Recorder()
-        service = await stack.enter_async_context(
-            Service(
-                originals=originals,
-                cache=cache,
-                pool=pool,
-                purger=nginx,
-                recipe=RECIPE,
-                options=ServiceOptions(),
-            )
-        )
-        yield Bench(service, originals, kept, nginx)
+async def bench(pool: Pool) -> AsyncIterator[Bench[Faulting]]:
+    async with open_bench(Faulting(), pool) as bench:
+        yield bench
 
 
-def derived(width: int = 20, kind: str = "png") -> DerivedName:
-    return DerivedName(X, (Fit(Box(width, None)),), by_kind(kind))
-
-
-def plain(shade: str, side: int = 40) -> bytes:
-    return encode(Image.new("RGB", (side, side), shade), "PNG")
-
-
-def seen(body: bytes) -> tuple[int, ...]:
-    return colour(decode(body), (3, 3))
-
-
-async def kept_keys(bench: Bench) -> list[str]:
-    await asyncio.sleep(0.05)
-    return [key async for key in bench.kept.list()]
-
-
-async def test_the_store_is_asked_once_for_many_who_ask_at_once(bench: Bench) -> None:
+async def test_the_store_is_asked_once_for_many_who_ask_at_once(
+    bench: Bench[Faulting],
+) -> None:
     await bench.put(plain("red"))
     bench.service._revisions.forget(X)
     heads = bench.originals.heads
@@ -133,7 +59,7 @@ async def test_the_store_is_asked_once_for_many_who_ask_at_once(bench: Bench) ->
 
 
 async def test_an_image_replaced_during_its_derivation_comes_out_new(
-    bench: Bench,
+    bench: Bench[Faulting],
 ) -> None:
     await bench.put(plain("red"))
     bench.originals.gate = asyncio.Event()
@@ -148,11 +74,11 @@ async def test_an_image_replaced_during_its_derivation_comes_out_new(
     assert seen((await before).derived.body) == (0, 0, 255)
     assert seen((await after).derived.body) == (0, 0, 255)
     tag = await bench.service.tag(X)
-    assert await kept_keys(bench) == [names.stored_key(derived(), tag)]
+    assert await bench.kept_keys() == [names.stored_key(derived(), tag)]
 
 
 async def test_an_image_deleted_during_its_derivation_leaves_nothing(
-    bench: Bench,
+    bench: Bench[Faulting],
 ) -> None:
     await bench.put(plain("red"))
     bench.originals.gate = asyncio.Event()
@@ -164,11 +90,11 @@ async def test_an_image_deleted_during_its_derivation_leaves_nothing(
 
     with pytest.raises(UnknownImageError):
         await asked
-    assert await kept_keys(bench) == []
+    assert await bench.kept_keys() == []
 
 
 async def test_bytes_of_another_revision_than_remembered_get_their_own_tag(
-    bench: Bench,
+    bench: Bench[Faulting],
 ) -> None:
     await bench.put(plain("red"))
     remembered = await bench.service.tag(X)
@@ -179,11 +105,11 @@ async def test_bytes_of_another_revision_than_remembered_get_their_own_tag(
     assert seen(answer.derived.body) == (0, 0, 255)
     assert answer.lasting
     assert answer.tag != remembered
-    assert await kept_keys(bench) == [names.stored_key(derived(), answer.tag)]
+    assert await bench.kept_keys() == [names.stored_key(derived(), answer.tag)]
 
 
 async def test_a_store_that_never_agrees_with_itself_is_not_cached(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench[Faulting], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Torn(Object):
         pass
@@ -201,11 +127,11 @@ async def test_a_store_that_never_agrees_with_itself_is_not_cached(
     answer = await bench.service.derivations.get(derived())
 
     assert not answer.lasting
-    assert await kept_keys(bench) == []
+    assert await bench.kept_keys() == []
 
 
 async def test_what_was_made_of_an_image_is_told_to_nginx_when_it_changes(
-    bench: Bench,
+    bench: Bench[Faulting],
 ) -> None:
     await bench.put(plain("red"))
     tag = await bench.service.tag(X)
@@ -218,7 +144,7 @@ async def test_what_was_made_of_an_image_is_told_to_nginx_when_it_changes(
 
 
 async def test_a_change_waits_for_answers_that_are_leaving_and_purges_again(
-    bench: Bench,
+    bench: Bench[Faulting],
 ) -> None:
     await bench.put(plain("red"))
     purges = len(bench.nginx.purged)
@@ -234,7 +160,7 @@ async def test_a_change_waits_for_answers_that_are_leaving_and_purges_again(
 
 
 async def test_a_failing_store_fails_reading_and_readiness_but_not_for_long(
-    bench: Bench,
+    bench: Bench[Faulting],
 ) -> None:
     await bench.put(plain("red"))
     bench.service._revisions.forget(X)
@@ -251,7 +177,7 @@ async def test_a_failing_store_fails_reading_and_readiness_but_not_for_long(
 
 
 async def test_an_image_that_cannot_be_derived_is_not_tried_again(
-    bench: Bench, pool: Pool
+    bench: Bench[Faulting], pool: Pool
 ) -> None:
     await bench.originals.put(X, io.BytesIO(jpeg()[:-300]), media_type="image/jpeg")
     derivations = pool.derivations

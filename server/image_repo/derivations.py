@@ -21,11 +21,12 @@ from image_repo.errors import (
 )
 from image_repo.flights import Flights, Remembered
 from image_repo.formats import Format
-from image_repo.revisions import Revisions, unknown
+from image_repo.revisions import Revisions, not_yet
 
 if TYPE_CHECKING:
     from image_repo.names import DerivedName, ImageName, Revision, Tag
-    from image_repo.stores.store import Object, Store
+    from image_repo.originals import Originals
+    from image_repo.stores.store import Object
     from image_repo.transform.pool import Pool
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ class Derivations:
 
     def __init__(
         self,
-        originals: Store,
+        originals: Originals,
         revisions: Revisions,
         cache: Cache,
         pool: Pool,
@@ -172,29 +173,31 @@ class Derivations:
         seconds = {"fetch": fetched - started, "derive": done - fetched}
         return Answer(made, tag, lasting, "derived", seconds)
 
-    async def _fetch(self, image: ImageName, revision: Revision) -> tuple[Object, bool]:
-        """Return an original, and whether its revision is the one remembered."""
-        original = await self.open(image)
-        if original.stored.revision == revision:
-            return original, True
-        original.close()
-        self._revisions.forget(image)
-        revision = await self._revisions.get(image)
-        original = await self.open(image)
-        return original, original.stored.revision == revision
-
-    async def open(self, image: ImageName) -> Object:
-        """Return an original, open for reading.
+    async def open(self, image: ImageName) -> tuple[Object, bool]:
+        """Return an original, open for reading, and whether it is the current one.
 
         Raises:
             UnknownImageError: There is none.
-            StoreError: The store failed.
+            StoreError: The store failed, or does not have yet what it should have.
         """
+        return await self._fetch(image, await self._revisions.get(image))
+
+    async def _fetch(self, image: ImageName, revision: Revision) -> tuple[Object, bool]:
+        """Return an original, and whether its revision is the one remembered."""
+        original = await self._originals.fetch(image)
+        if original is not None:
+            if original.stored.revision == revision:
+                return original, True
+            original.close()
+        # Another server has changed it, or the store lags: `get` knows which.
+        self._revisions.forget(image)
+        revision = await self._revisions.get(image)
         original = await self._originals.fetch(image)
         if original is None:
             self._revisions.forget(image)
-            raise unknown(image)
-        return original
+            await self._revisions.get(image)
+            raise not_yet(image)
+        return original, original.stored.revision == revision
 
     async def _run(
         self, name: DerivedName, tag: Tag, revision: Revision, original: Object

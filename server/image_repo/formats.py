@@ -105,11 +105,17 @@ SNIFF_BYTES = 128
 """How many first bytes `sniff` needs; ftyp boxes of known cameras are shorter."""
 
 _BY_EXTENSION = {word: row for row in FORMATS for word in row.extensions}
+_RANKS = {word: number for number, word in enumerate(_BY_EXTENSION)}
 
 
 def by_extension(extension: str) -> Format | None:
     """Return the format whose extension this is, in any case, without its dot."""
     return _BY_EXTENSION.get(extension.lower()) if extension.isascii() else None
+
+
+def rank(extension: str) -> int:
+    """Return where an extension stands in the table, from 0; -1: nowhere."""
+    return _RANKS.get(extension.lower(), -1) if extension.isascii() else -1
 
 
 def by_kind(text: str) -> Format:

@@ -1,23 +1,41 @@
-"""What revision each original has, asked of the store as seldom as is right."""
+"""What revision each original has, asked of the store as seldom as is right.
+
+A store may lag: Swift answers from any replica, and for a while after a change of ours
+one of them may tell what was there before. What a change of ours has superseded is
+remembered, so that it is never taken for a newer change of another server.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from image_repo import names
-from image_repo.errors import UnknownImageError
+from image_repo.errors import StoreError, UnknownImageError
 from image_repo.flights import Flights, Remembered
 
 if TYPE_CHECKING:
     from image_repo.names import ImageName, Recipe, Revision, Tag
-    from image_repo.stores.store import Store, Stored
+    from image_repo.originals import Originals
+    from image_repo.stores.store import Stored
 
 
-CHANGE_SECONDS = 300.0
-"""How long a change is remembered: longer than any question to a store, or derivation,
-that may have begun before it."""
+LAG_SECONDS = 300.0
+"""How long a change of ours is remembered: longer than replicas of a store that works
+differ, and than any question to it, or derivation, that may have begun before it."""
+
+NEW_SECONDS = 10.0
+"""How long after our own put a store that has nothing is taken to lag: seconds, as the
+replicas of one put differ. After that another server's delete is more likely."""
+
+SUPERSEDED = 16
+"""How many objects are known as superseded of one image, the last ones."""
+
+Mark = tuple[str, datetime]
+"""Revision and time: the same bytes put again have another one."""
 
 
 def unknown(image: ImageName) -> UnknownImageError:
@@ -25,11 +43,33 @@ def unknown(image: ImageName) -> UnknownImageError:
     return UnknownImageError(f"there is no image {image!r}")
 
 
+def not_yet(image: ImageName) -> StoreError:
+    """Return the error that says that the store lags behind what is sure."""
+    return StoreError(f"the store does not have the image {image!r} yet; try again")
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """The last change of an image here.
+
+    Attributes:
+        number: How many changes there have been until then, to any image.
+        latest: What our last put has stored; None: it has been deleted, or never put.
+        new_until: Clock time until when the store may not have it yet.
+        superseded: What was there before.
+    """
+
+    number: int
+    latest: Stored | None = None
+    new_until: float = 0.0
+    superseded: tuple[Mark, ...] = ()
+
+
 class Revisions:
     """Revisions of originals, each believed for a while.
 
     Args:
-        store: Where the originals are.
+        originals: Where the originals are.
         recipe: Hash of all outside the URL that changes pixels.
         lifetime: Seconds for which a revision is believed.
         clock: Monotonic seconds.
@@ -40,31 +80,52 @@ class Revisions:
 
     def __init__(
         self,
-        store: Store,
+        originals: Originals,
         recipe: Recipe,
         lifetime: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store = store
+        self._originals = originals
         self._recipe = recipe
+        self._clock = clock
         self._known: Remembered[ImageName, Revision] = Remembered(lifetime, clock=clock)
         self._asking: Flights[tuple[ImageName, int], Stored | None] = Flights()
-        self._changed: Remembered[ImageName, int] = Remembered(
-            CHANGE_SECONDS, clock=clock
+        self._changes: Remembered[ImageName, _Change] = Remembered(
+            LAG_SECONDS, clock=clock
         )
         self.changes = 0
+
+    # Reading
+
+    async def look(self, image: ImageName) -> Stored | None:
+        """Return what the store has just now; None: nothing.
+
+        If it tells what a change of ours has superseded, that change is believed.
+
+        Raises:
+            StoreError: The store failed, or does not have yet what was put just now.
+        """
+        found = await self._originals.head(image)
+        if found is None and self._is_new(image):
+            found = await self._originals.head(image)
+            if found is None and self._is_new(image):
+                raise not_yet(image)
+        change = self._changes.get(image)
+        if found is not None and change is not None and _is_old(found, change):
+            return change.latest
+        return found
 
     async def current(self, image: ImageName) -> Revision | None:
         """Return the revision of an original; None: there is none.
 
         Raises:
-            StoreError: The store failed.
+            StoreError: As `look` does.
         """
         while (known := self._known.get(image)) is None:
             changes = self.changes
             # Nobody joins a question from before a change, or believes its answer.
-            asked = (image, self._changed.get(image) or 0)
-            stored = await self._asking.do(asked, lambda: self._store.head(image))
+            asked = (image, self._last_change(image))
+            stored = await self._asking.do(asked, lambda: self.look(image))
             if self.changed_since(image, changes):
                 continue
             if stored is None:
@@ -79,14 +140,14 @@ class Revisions:
 
         What was asked of the store before a change must not be believed after it.
         """
-        return (self._changed.get(image) or 0) > changes
+        return self._last_change(image) > changes
 
     async def get(self, image: ImageName) -> Revision:
         """Return the revision of an original.
 
         Raises:
             UnknownImageError: There is no such original.
-            StoreError: The store failed.
+            StoreError: As `look` does.
         """
         found = await self.current(image)
         if found is None:
@@ -101,15 +162,71 @@ class Revisions:
         """Return the tag of a revision."""
         return names.tag(revision, self._recipe)
 
-    def changed(self, image: ImageName, revision: Revision | None) -> None:
-        """Take note of a change; None: what the image is now has to be asked."""
+    # Changes
+
+    def replaced(
+        self, image: ImageName, latest: Stored, before: Iterable[Stored]
+    ) -> None:
+        """Take note that we have put *latest*, where *before* was."""
+        self._note(image, latest, before)
+        self._known.put(image, names.Revision(latest.revision))
+
+    def deleted(self, image: ImageName, before: Iterable[Stored]) -> None:
+        """Take note that we have removed *before*, and that nothing is left."""
+        self._note(image, None, before)
+        self._known.forget(image)
+
+    def doubted(self, image: ImageName) -> None:
+        """Take note that what the image is now has to be asked."""
         self.changes += 1
-        self._changed.put(image, self.changes)
-        if revision is None:
-            self._known.forget(image)
-        else:
-            self._known.put(image, revision)
+        former = self._changes.get(image) or _Change(self.changes)
+        self._changes.put(image, replace(former, number=self.changes))
+        self._known.forget(image)
 
     def forget(self, image: ImageName) -> None:
         """Ask the store the next time."""
         self._known.forget(image)
+
+    def _note(
+        self, image: ImageName, latest: Stored | None, before: Iterable[Stored]
+    ) -> None:
+        former = self._changes.get(image)
+        marks = dict.fromkeys(() if former is None else former.superseded)
+        if former is not None and former.latest is not None:
+            marks[_mark(former.latest)] = None
+        marks |= dict.fromkeys(map(_mark, before))
+        if latest is not None:
+            marks.pop(_mark(latest), None)
+        self.changes += 1
+        change = _Change(
+            self.changes,
+            latest,
+            self._clock() + NEW_SECONDS,
+            tuple(marks)[-SUPERSEDED:],
+        )
+        self._changes.put(image, change)
+
+    def _is_new(self, image: ImageName) -> bool:
+        """Return whether the store may not have yet what we have put."""
+        change = self._changes.get(image)
+        if change is None or change.latest is None:
+            return False
+        return self._clock() < change.new_until
+
+    def _last_change(self, image: ImageName) -> int:
+        change = self._changes.get(image)
+        return 0 if change is None else change.number
+
+
+def _mark(stored: Stored) -> Mark:
+    return (stored.revision, stored.modified)
+
+
+def _is_old(stored: Stored, change: _Change) -> bool:
+    """Return whether *change* has superseded *stored*.
+
+    The bytes of the latest are never old, though they may have been there before.
+    """
+    if change.latest is not None and stored.revision == change.latest.revision:
+        return False
+    return _mark(stored) in change.superseded

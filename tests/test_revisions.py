@@ -1,0 +1,250 @@
+"""What each original is now, by a store that lags."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from stores.lagging import LaggingStore, State
+
+from image_repo import names
+from image_repo.errors import StoreError
+from image_repo.originals import Originals
+from image_repo.revisions import LAG_SECONDS, NEW_SECONDS, Revisions
+
+X = names.image_name("x")
+LIFETIME = 5.0
+
+
+class Bench:
+    """Revisions over a store that lags, with a clock to set.
+
+    `put` and `delete` are our own; those of `store` are another server's.
+    """
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.store = LaggingStore()
+        self.store._now = lambda: next(self._times)
+        self._times = self._ticks()
+        self.originals = Originals(self.store, lambda: self.now)
+        self.revisions = Revisions(
+            self.originals, names.recipe("test"), LIFETIME, lambda: self.now
+        )
+
+    def _ticks(self) -> Iterator[datetime]:
+        at = datetime(2024, 1, 1, tzinfo=UTC)
+        while True:
+            at += timedelta(seconds=1)
+            yield at
+
+    async def put(self, body: bytes) -> str:
+        before = await self.revisions.look(X)
+        stored = await self.originals.put(X, io.BytesIO(body), media_type="x/y")
+        self.revisions.replaced(X, stored, () if before is None else (before,))
+        return stored.revision
+
+    async def delete(self) -> None:
+        every = await self.originals.every(X)
+        await self.originals.delete(X)
+        self.revisions.deleted(X, every)
+
+    async def other(self, body: bytes) -> str:
+        stored = await self.store.put(X, io.BytesIO(body), media_type="x/y")
+        return stored.revision
+
+    async def current(self) -> str | None:
+        """Ask after what was remembered is over."""
+        self.now += LIFETIME
+        return await self.revisions.current(X)
+
+
+async def test_our_own_put_is_believed_while_the_store_tells_what_was_before() -> None:
+    bench = Bench()
+    await bench.put(b"A")
+    old = bench.store.state()
+    ours = await bench.put(b"B")
+
+    bench.store.lag(old)
+
+    while bench.now < 1000 + LAG_SECONDS - LIFETIME:
+        assert await bench.current() == ours
+    bench.now += LAG_SECONDS
+    assert await bench.current() != ours  # it isn't lag any more
+
+
+async def test_all_that_was_superseded_is_known_as_old() -> None:
+    bench = Bench()
+    states = []
+    ours = await bench.other(b"Z")
+    for body in (b"A", b"B", b"C"):
+        states.append(bench.store.state())
+        ours = await bench.put(body)
+
+    for state in states:
+        bench.store.lag(state)
+        assert await bench.current() == ours
+
+
+async def test_bytes_that_come_back_by_us_are_current_again() -> None:
+    bench = Bench()
+    first = await bench.put(b"A")
+    before = bench.store.state()
+    await bench.put(b"B")
+    between = bench.store.state()
+    assert await bench.put(b"A") == first
+
+    assert await bench.current() == first
+    for state in (before, between):
+        bench.store.lag(state)
+        assert await bench.current() == first
+
+
+async def test_bytes_that_come_back_by_another_server_are_believed() -> None:
+    bench = Bench()
+    first = await bench.put(b"A")
+    old = bench.store.state()
+    await bench.put(b"B")
+
+    await bench.other(b"A")
+
+    assert await bench.current() == first
+    bench.store.lag(old)
+    assert await bench.current() != first
+
+
+async def test_another_servers_change_is_seen_after_the_lifetime() -> None:
+    bench = Bench()
+    ours = await bench.put(b"A")
+    theirs = await bench.other(b"B")
+
+    assert await bench.revisions.current(X) == ours
+    assert await bench.current() == theirs
+
+
+async def test_what_was_asked_before_our_change_is_not_believed_after_it() -> None:
+    bench = Bench()
+    old = await bench.other(b"A")
+    bench.store.lag(bench.store.state(), heads=1)
+    bench.store.gate.clear()
+    asked = asyncio.create_task(bench.revisions.current(X))
+    await asyncio.sleep(0.01)
+    stored = await bench.originals.put(X, io.BytesIO(b"B"), media_type="x/y")
+    bench.revisions.replaced(X, stored, ())
+    bench.store.gate.set()
+
+    assert await asked == stored.revision != old
+
+
+async def test_nothing_just_after_our_put_is_lag_and_an_error() -> None:
+    bench = Bench()
+    ours = await bench.put(b"A")
+    bench.store.lag({}, heads=1)
+    assert await bench.current() == ours
+
+    bench.store.lag({})
+    bench.revisions.forget(X)
+    with pytest.raises(StoreError, match="yet"):
+        await bench.revisions.current(X)
+    with pytest.raises(StoreError, match="yet"):
+        await bench.revisions.look(X)
+
+
+async def test_nothing_a_while_after_our_put_is_a_delete() -> None:
+    bench = Bench()
+    await bench.put(b"A")
+    await bench.store.delete(X)
+
+    bench.now += NEW_SECONDS
+    assert await bench.current() is None
+
+
+async def test_what_we_have_deleted_does_not_come_back() -> None:
+    bench = Bench()
+    await bench.put(b"A")
+    await bench.store.put("x.jpg", io.BytesIO(b"adopted"), media_type="x/y")
+    old = bench.store.state()
+    await bench.delete()
+
+    bench.store.lag(old)
+    assert await bench.current() is None
+    bench.store.lag({"x.jpg": old["x.jpg"]})
+    assert await bench.current() is None
+
+    theirs = await bench.other(b"A")
+    bench.store.catch_up()
+    assert await bench.current() == theirs
+
+
+async def test_a_doubtful_change_leaves_what_is_sure() -> None:
+    bench = Bench()
+    await bench.put(b"A")
+    old = bench.store.state()
+    ours = await bench.put(b"B")
+    bench.revisions.doubted(X)
+    bench.store.lag(old)
+
+    assert await bench.current() == ours
+
+    landed = await bench.other(b"C")
+    bench.store.catch_up()
+    assert await bench.current() == landed
+
+
+async def test_our_upload_over_an_adopted_original_is_not_undone_by_lag() -> None:
+    bench = Bench()
+    await bench.store.put("x.jpg", io.BytesIO(b"adopted"), media_type="x/y")
+    old = bench.store.state()
+    ours = await bench.put(b"A")
+
+    bench.store.lag(old)
+
+    assert await bench.current() == ours
+
+
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["put", "delete", "ask"]),
+        st.sampled_from([b"A", b"B", b"C"]),
+        st.integers(0, 9),
+        st.floats(0, 8),
+        st.booleans(),
+    ),
+    max_size=15,
+)
+"""Our changes, and each time which old state the store tells after how many seconds,
+and whether it has caught up before."""
+
+
+@given(steps)
+async def test_no_lag_ever_brings_back_what_was_before_our_own_change(
+    script: list[tuple[str, bytes, int, float, bool]],
+) -> None:
+    bench = Bench()
+    states: list[State] = [{}]
+    ours: str | None = None
+    for step, body, which, pause, caught_up in script:
+        bench.now += pause
+        if caught_up:
+            bench.store.catch_up()
+        with suppress(StoreError):  # when it does not have our last put yet
+            if step == "put":
+                ours = await bench.put(body)
+            elif step == "delete":
+                await bench.delete()
+                ours = None
+        states.append(bench.store.state())
+
+        bench.store.lag(states[which % len(states)])
+        try:
+            told = await bench.current()
+        except StoreError:
+            continue
+        nothing = not states[which % len(states)]
+        assert told == ours or (told is None and nothing)
