@@ -9,16 +9,19 @@ import argparse
 import asyncio
 import io
 import os
+import re
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+from cloud import cluster
 from PIL import Image, ImageFilter
 
 PHOTOGRAPHS = Path("/usr/share/backgrounds/mate")
@@ -36,6 +39,13 @@ class Row:
     latencies: list[float]
     cpu: float
     memory: float
+    steps: dict[str, list[float]]
+    """What the server's answers say that each step took, in ms."""
+
+    def where(self) -> str:
+        """Say where the time of a median request went."""
+        steps = (f"{step} {statistics.median(v):.1f}" for step, v in self.steps.items())
+        return f"{self.name}: {', '.join(steps)} ms"
 
     def __str__(self) -> str:
         cuts = statistics.quantiles(self.latencies, n=100, method="inclusive")
@@ -114,7 +124,9 @@ def memory(processes: Iterable[int]) -> float:
 
 
 @asynccontextmanager
-async def served(data: Path) -> AsyncIterator[tuple[int, str]]:
+async def served(
+    data: Path, environment: Mapping[str, str]
+) -> AsyncIterator[tuple[int, str]]:
     """Yield the process and the address of server and nginx."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -123,8 +135,7 @@ async def served(data: Path) -> AsyncIterator[tuple[int, str]]:
         "with-nginx",
         "--port",
         "0",
-        "--data",
-        str(data),
+        env={**os.environ, "IMAGE_REPO_WORK": str(data), **environment},
         stdout=asyncio.subprocess.PIPE,
         stderr=(data / "log").open("wb"),
     )
@@ -143,6 +154,7 @@ async def load(
     """Ask for all *urls*, by so many clients at once."""
     queue = iter(urls)
     latencies: list[float] = []
+    steps: defaultdict[str, list[float]] = defaultdict(list)
     peak = 0.0
 
     async def client() -> None:
@@ -151,6 +163,9 @@ async def load(
             async with session.get(url) as answer:
                 body = await answer.read()
             latencies.append(1000 * (time.perf_counter() - started))
+            said = answer.headers.get("Server-Timing", "")
+            for step, milliseconds in re.findall(r"(\w+);dur=([0-9.]+)", said):
+                steps[step].append(float(milliseconds))
             if answer.status != 200 or not body:
                 raise RuntimeError(f"{url}: {answer.status}")
 
@@ -166,35 +181,70 @@ async def load(
     seconds = time.perf_counter() - started
     cpu = cpu_seconds(tree(root)) - before
     watching.cancel()
-    return Row(name, len(urls), seconds, latencies, cpu, peak)
+    return Row(name, len(urls), seconds, latencies, cpu, peak, steps)
 
 
-async def run(images: int, hot: int) -> None:
+async def run(images: int, hot: int, *, swift: bool) -> None:
     photo = photograph(12)
-    with tempfile.TemporaryDirectory() as folder:
-        async with (
-            served(Path(folder)) as (root, base),
-            aiohttp.ClientSession(base, timeout=aiohttp.ClientTimeout(300)) as session,
-        ):
-            for number in range(images):
-                async with session.put(f"/images/bench/{number}", data=photo) as done:
-                    done.raise_for_status()
-            paths = [f"/images/bench/{number}" for number in range(images)]
-            rows = [
-                ("12 MP → 400 px jpg, cold", [p + "/_/w_400.jpg" for p in paths], 2),
-                ("the same → thumbnail, cold", [p + "?thumbnail=1" for p in paths], 2),
-                ("hot, canonical URL", [paths[0] + "/_/w_400.jpg"] * hot, 8),
-                ("hot, query form", [paths[0] + "?w=400"] * hot, 8),
-            ]
-            print("\n| load | requests | /s | p50 ms | p99 ms | CPU ms | MiB |")
-            print("|---|---|---|---|---|---|---|")
-            for name, urls, clients in rows:
-                print(await load(name, root, session, urls, clients), flush=True)
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        places = {"": {"IMAGE_REPO_DATA": folder, "IMAGE_REPO_STORE": "directory"}}
+        if swift:
+            cloud = cluster.start(Path(folder) / "cloud")
+            stack.callback(cloud.stop)
+            names = {"SWIFT_P": "bench", "SWIFT_C": "bench-derived"}
+            places["Swift: "] = {
+                **cloud.environment,
+                **names,
+                "IMAGE_REPO_STORE": "swift",
+            }
+        done: list[Row] = []
+        print("\n| load | requests | /s | p50 ms | p99 ms | CPU ms | MiB |")
+        print("|---|---|---|---|---|---|---|")
+        for place, environment in places.items():
+            work = Path(folder) / f"work-{len(done)}"
+            work.mkdir()
+            done += await measure(photo, images, hot, place, work, environment)
+        print("\nmedians of what the server says of its steps:\n")
+        for row in done:
+            if row.steps:
+                print(row.where())
+
+
+async def measure(
+    photo: bytes,
+    images: int,
+    hot: int,
+    place: str,
+    work: Path,
+    environment: Mapping[str, str],
+) -> list[Row]:
+    """Serve from one store, and put every load on it."""
+    async with (
+        served(work, environment) as (root, base),
+        aiohttp.ClientSession(base, timeout=aiohttp.ClientTimeout(300)) as session,
+    ):
+        for number in range(images):
+            async with session.put(f"/images/bench/{number}", data=photo) as done:
+                done.raise_for_status()
+        paths = [f"/images/bench/{number}" for number in range(images)]
+        loads = [
+            ("12 MP → 400 px jpg, cold", [p + "/_/w_400.jpg" for p in paths], 2),
+            ("the same → thumbnail, cold", [p + "?thumbnail=1" for p in paths], 2),
+            ("hot, canonical URL", [paths[0] + "/_/w_400.jpg"] * hot, 8),
+            ("hot, query form", [paths[0] + "?w=400"] * hot, 8),
+        ]
+        rows = []
+        for name, urls, clients in loads:
+            rows.append(await load(place + name, root, session, urls, clients))
+            print(rows[-1], flush=True)
+        return rows
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=40, help="cold requests")
     parser.add_argument("--hot", type=int, default=5000, help="hot requests")
+    parser.add_argument("--swift", action="store_true", help="on a real Swift, too")
     given = parser.parse_args()
-    asyncio.run(run(given.images, given.hot))
+    asyncio.run(run(given.images, given.hot, swift=given.swift))

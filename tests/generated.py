@@ -71,13 +71,18 @@ def error_table() -> str:
     )
 
 
+def _also(item: options.Described) -> tuple[str, ...]:
+    alias = item.about.alias
+    return (f"`{alias}` of the environment gives it, too.",) if alias else ()
+
+
 def option_page() -> str:
     rows = (
         (
             f"`{'.'.join(item.path)}`",
             f"`{item.default!r}`" if item.default != "" else "empty",
-            item.about.allowed.replace("|", "\\|"),
-            item.about.help,
+            item.allowed.replace("|", "\\|"),
+            " ".join((item.about.help, *_also(item))),
         )
         for item in options.describe(Config)
     )

@@ -8,10 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import defaults
 
-from image_repo import options
+from image_repo import options, template
 from image_repo.errors import ConfigError
 from image_repo.modifiers import ImageOptions, RenderOptions
 from image_repo.options import About, option
+from image_repo.sources import Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,17 @@ class Inner:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """Who we are."""
+
+    user: Source = option(Source("env", "OS_USERNAME"), "User.")
+    word: Source = option(Source("file", "/a/b"), "Word.", secret=True)
+    place: str = option(
+        "é", "Place.", pattern="[^/]+", most_bytes=4, alias="PLACE", secret=False
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """Options of every type."""
 
@@ -39,6 +51,7 @@ class Sample:
     box: tuple[int, int] = option((50, 60), "Box.", low=1, high=100)
     key: str = option("", "Key.", pattern="[a-z]*", secret=True)
     inner: Inner = Inner()
+    login: Login = Login()
 
 
 def test_nothing_said_gives_the_defaults() -> None:
@@ -49,16 +62,16 @@ def test_a_section_without_options_is_its_defaults() -> None:
     assert options.load(Sample, {"inner": None}) == Sample()
 
 
-@pytest.mark.parametrize("cls", [Sample, Inner, ImageOptions, RenderOptions])
+@pytest.mark.parametrize("cls", [Sample, Inner, Login, ImageOptions, RenderOptions])
 def test_the_template_loads_to_exactly_the_defaults(cls: type) -> None:
-    said = yaml.safe_load(options.template(cls))
+    said = yaml.safe_load(template.render(cls))
 
     assert options.load(cls, said) == cls()
     assert list(said) == [f.name for f in fields(cls)]
 
 
 def test_the_template_says_everything_about_an_option() -> None:
-    lines = options.template(Sample).splitlines()
+    lines = template.render(Sample).splitlines()
 
     assert lines[:2] == [
         "# Whether. Allowed: true or false. [IMAGE_REPO_FLAG]",
@@ -68,6 +81,8 @@ def test_the_template_says_everything_about_an_option() -> None:
     assert "  bytes: 64 MiB" in lines
     assert "  odd: 1001" in lines
     assert "# A section of its own." in lines
+    assert "  user: [env, OS_USERNAME]" in lines
+    assert any(line.endswith(" PLACE]") for line in lines)
     assert all(len(line) <= 88 for line in lines)
 
 
@@ -141,6 +156,17 @@ def test_a_number_may_be_whole_and_an_optional_one_null() -> None:
         ({"cuont": 1}, "; did you mean count?"),
         ({"zzz": 1}, "unknown option zzz"),
         ({5: 1}, "unknown option 5"),
+        (
+            {"login": {"user": ["env"]}},
+            "option login.user is ['env']: it must be a text, or [env, NAME], [file,",
+        ),
+        ({"login": {"user": ["home", "x"]}}, "is ['home', 'x']: it must be a text"),
+        ({"login": {"user": None}}, "option login.user is None: it must be a text"),
+        ({"login": {"word": ["Secret"]}}, "option login.word is not allowed: it must"),
+        ({"login": ["Secret"]}, "option login is not allowed: it must be a section"),
+        ({"login": {"place": "a/b"}}, "option login.place is 'a/b': it must be text"),
+        ({"login": {"place": "ééé"}}, "matches [^/]+, of at most 4 bytes"),
+        ({"login": {"place": "\udc80"}}, "matches [^/]+, of at most 4 bytes"),
         ({"inner": {"byts": 1}}, "unknown option inner.byts: it must be one of bytes"),
     ],
 )
@@ -188,6 +214,39 @@ def test_the_environment_reaches_into_sections() -> None:
     inner = options.load(Sample, {}, environment).inner
 
     assert inner == replace(Inner(), bytes=2048, most=0.001, least=4)
+
+
+def test_a_source_is_a_text_or_says_where_the_text_is() -> None:
+    login = {"user": "me", "word": ["env", "WORD"]}
+
+    loaded = options.load(Sample, {"login": login}).login
+
+    assert loaded.user == Source("explicit", "me")
+    assert loaded.word == Source("env", "WORD")
+
+
+def test_a_text_of_the_environment_is_the_text_of_a_source() -> None:
+    environment = {"IMAGE_REPO_LOGIN_USER": "[env, OS_USERNAME]"}
+
+    loaded = options.load(Sample, {"login": {"user": "overruled"}}, environment)
+
+    assert loaded.login.user == Source("explicit", "[env, OS_USERNAME]")
+
+
+@pytest.mark.parametrize(
+    ("environment", "place"),
+    [
+        ({"PLACE": "a"}, "a"),
+        ({"PLACE": "a", "IMAGE_REPO_LOGIN_PLACE": "b"}, "b"),
+        ({"PLACE": ""}, "file"),
+    ],
+)
+def test_an_alias_wins_over_the_file_and_loses_to_the_options_own_variable(
+    environment: dict[str, str], place: str
+) -> None:
+    loaded = options.load(Sample, {"login": {"place": "file"}}, environment)
+
+    assert loaded.login.place == place
 
 
 @pytest.mark.parametrize(

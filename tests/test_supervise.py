@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -21,7 +22,7 @@ from image_repo.config import Config
 from image_repo.errors import ConfigError
 
 STAND_IN = """
-import os, sys, time
+import json, os, sys, time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import UnixStreamServer
@@ -43,28 +44,37 @@ if "nginx-conf" in sys.argv:
     sys.exit()
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self):
+        status, text = 200, str(os.getpid()).encode()
         if self.path == "/fall": os._exit(7)
         if self.path == "/slow": time.sleep(1)
-        text = str(os.getpid()).encode()
-        self.send_response(200)
+        if self.path == "/environment": text = json.dumps(dict(os.environ)).encode()
+        if self.path == "/readyz" and Path("late").exists():
+            status, text = 502, b'{"detail": "Keystone gives no token"}'
+        self.send_response(status)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
-    def address_string(self):
-        return "unix"
+    def log_message(self, *_):
+        pass
 Path(sock).unlink(missing_ok=True)
+if "mute" in sys.argv: time.sleep(60)
 UnixStreamServer(sock, Handler).serve_forever()
 """
 
 DRIVER = """
-import asyncio, sys
+import asyncio, os, sys
 from pathlib import Path
+from image_repo import announce
 from image_repo.errors import ConfigError
-from image_repo.supervise import supervise
+from image_repo.supervise import Places, supervise
 _, program, data, port, reload, *words = sys.argv
+work = Path(data).absolute()
+os.chdir(work.parent)
+if "mute" in words: announce.READY = 1.0
 try:
+    places = Places("images somewhere", None if "swift" in words else work, work)
     serving = supervise(
-        words, int(port), Path(data), reload=reload == "reload",
+        words, int(port), places, reload=reload == "reload",
         program=(sys.executable, program),
     )
     sys.exit(asyncio.run(serving))
@@ -106,8 +116,8 @@ def start(data: Path, *words: str, port: int = 0, reload: bool = False) -> Runni
 
 
 @contextmanager
-def serving(data: Path, *, reload: bool = False) -> Iterator[Running]:
-    starting = start(data, reload=reload)
+def serving(data: Path, *words: str, reload: bool = False) -> Iterator[Running]:
+    starting = start(data, *words, reload=reload)
     with starting.process as process:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -287,6 +297,114 @@ def test_a_port_or_address_that_cannot_be_is_said(
 
 def test_every_option_it_sets_exists(tmp_path: Path) -> None:
     known = {option.environment for option in options.describe(Config)}
-    plan = supervise.Plan(("true",), ("::1",), 80, tmp_path, tmp_path)
+    for data in (tmp_path, None):
+        places = supervise.Places("", data, tmp_path)
+        plan = supervise.Plan(("true",), ("::1",), 80, places, tmp_path)
 
-    assert known >= plan.environment.keys() - os.environ.keys()
+        assert known >= plan.environment.keys() - os.environ.keys()
+
+
+@pytest.mark.parametrize(
+    ("words", "store", "data"),
+    [(("swift",), "swift", None), ((), "directory", "data")],
+)
+def test_the_server_is_told_what_was_decided(
+    tmp_path: Path, words: tuple[str, ...], store: str, data: str | None
+) -> None:
+    with serving(tmp_path / "data", *words) as running:
+        told = json.loads(running.get("/environment"))
+
+    assert told["IMAGE_REPO_STORE"] == store
+    assert told["IMAGE_REPO_WORK"] == str(tmp_path / "data")
+    assert told.get("IMAGE_REPO_DATA") == (data and str(tmp_path / data))
+
+
+def test_nginx_gets_no_credential(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "bin/nginx"
+    program.parent.mkdir()
+    program.write_text(
+        f"#!/bin/sh\ncat /proc/$$/environ >{tmp_path}/environ\n"
+        f'exec {supervise.nginx_program()} "$@"\n'
+    )
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("OS_PASSWORD", "Secret")
+    monkeypatch.setenv("LC_ALL", "C.UTF-8")
+
+    with serving(tmp_path / "data") as running:
+        server = json.loads(running.get("/environment"))
+
+    pairs = (tmp_path / "environ").read_text().rstrip("\0").split("\0")
+    names = {pair.partition("=")[0] for pair in pairs}
+    assert {"PATH", "LC_ALL"} <= names <= {"PATH", "LC_ALL", "LANG", "TZ", "HOME"}
+    assert server["OS_PASSWORD"] == "Secret"
+
+
+# -- a store that is late --------------------------------------------------------------
+
+
+def test_where_the_images_are_is_said_before_ready(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as running:
+        assert running.process.stderr is not None
+        assert running.process.stderr.readline() == "image_repo: images somewhere\n"
+
+
+def test_a_store_that_is_not_ready_is_said_once_and_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "late").touch()
+    starting = start(tmp_path / "data")
+    with starting.process as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stderr.readline()
+
+        said = process.stderr.readline()
+        assert said == (
+            "image_repo: serving, but the store is not ready yet:"
+            " Keystone gives no token\n"
+        )
+        (tmp_path / "late").unlink()
+
+        assert process.stdout.readline().startswith("ready: ")
+        process.terminate()
+        assert process.wait(10) == 0
+        assert "not ready" not in process.stderr.read()
+
+
+def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
+    process = start(tmp_path / "data", "mute").process
+
+    _, said = process.communicate(timeout=20)
+
+    assert "the server has not answered within 1 s; giving up" in said
+    assert process.returncode == 1
+
+
+# -- directories -----------------------------------------------------------------------
+
+
+def test_both_directories_are_kept_to_one_server(tmp_path: Path) -> None:
+    def places(data: str | None, work: str) -> supervise.Places:
+        return supervise.Places(
+            "", None if data is None else tmp_path / data, tmp_path / work
+        )
+
+    with supervise.kept(places("data", "work")):
+        for other in (places("data", "b"), places("a", "work"), places(None, "work")):
+            with (
+                pytest.raises(ConfigError, match="another server uses it"),
+                supervise.kept(other),
+            ):
+                pass
+    with supervise.kept(places(None, "work")), supervise.kept(places("data", "b")):
+        pass
+
+
+def test_one_directory_may_be_both_by_any_path(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to("data")
+    places = supervise.Places("", tmp_path / "link", tmp_path / "data")
+
+    with supervise.kept(places) as held:
+        assert held == places

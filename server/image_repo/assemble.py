@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from image_repo.cache import Cache, MemoryLevel, StoreLevel
+from image_repo.config import described_store
 from image_repo.errors import ConfigError
+from image_repo.linker import Linker, Terms
+from image_repo.originals import Originals
 from image_repo.purge import make_purger
 from image_repo.service import Service
-from image_repo.stores.disk import DirectoryStore
+from image_repo.storage import open_storage
 from image_repo.transform.pool import Pool
 from image_repo.web.app import AccessLogger, make_app
 from image_repo.web.handlers import Room
+from image_repo.web.links import Linked
 
 if TYPE_CHECKING:
     from image_repo.config import Config
@@ -33,15 +37,29 @@ BACKLOG = 4096
 
 
 @asynccontextmanager
-async def open_room(config: Config, pool: Pool) -> AsyncIterator[Room]:
-    """Open stores and caches around running workers; close them in reverse order."""
-    data = Path(config.data)
+async def open_room(
+    config: Config, pool: Pool, environ: Mapping[str, str] = os.environ
+) -> AsyncIterator[Room]:
+    """Open stores and caches around running workers; close them in reverse order.
+
+    Args:
+        config: All options.
+        pool: The workers.
+        environ: Where credentials of Swift may be.
+
+    Raises:
+        ConfigError: What keeps the images can't be opened as it is said.
+        StoreError: A directory can't be used.
+    """
     async with AsyncExitStack() as stack:
-        originals = await stack.enter_async_context(DirectoryStore(data / "originals"))
-        spool = data / "uploads"
-        await asyncio.to_thread(spool.mkdir, exist_ok=True)
-        kept = await stack.enter_async_context(DirectoryStore(data / "derived"))
-        levels = (MemoryLevel(config.memory_cache_configuration), StoreLevel(kept))
+        kept = await stack.enter_async_context(open_storage(config, environ))
+        said = config.swift_cache_configuration
+        terms = Terms(said.url_lifetime, said.url_lifetime_slack, kept.lifetime)
+        levels = (
+            MemoryLevel(config.memory_cache_configuration),
+            # What the cache writes late must not shorten what a link leads to.
+            StoreLevel(kept.derived, lifetime=terms.stored_for),
+        )
         cache = await stack.enter_async_context(Cache(levels))
         purger = await stack.enter_async_context(
             make_purger(
@@ -54,7 +72,7 @@ async def open_room(config: Config, pool: Pool) -> AsyncIterator[Room]:
         )
         service = await stack.enter_async_context(
             Service(
-                originals=originals,
+                originals=Originals(kept.originals),
                 cache=cache,
                 pool=pool,
                 purger=purger,
@@ -62,21 +80,32 @@ async def open_room(config: Config, pool: Pool) -> AsyncIterator[Room]:
                 options=config.service,
             )
         )
+        linker = await stack.enter_async_context(
+            Linker(
+                service.derivations,
+                service.revisions,
+                kept.derived,
+                kept.signer,
+                terms,
+            )
+        )
         logger.info(
-            "originals in %s; %s; kinds %s",
-            config.data,
+            "%s; %s; kinds %s",
+            described_store(config, environ),
             pool.magick,
             " ".join(sorted(pool.kinds)),
         )
         yield Room(
             service=service,
+            linker=linker,
+            linked=None if kept.keys is None else Linked(kept.derived, kept.keys),
             pool=pool,
             images=config,
             http=config.http,
             upload_bytes=config.limits.upload_bytes,
             behind_nginx=config.behind_nginx,
             recipe=config.settings_recipe,
-            spool=spool,
+            spool=kept.spool,
             uploads=asyncio.Semaphore(config.http.uploads),
         )
 

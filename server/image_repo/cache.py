@@ -161,12 +161,22 @@ class MemoryLevel:
 
 
 class StoreLevel:
-    """A `Level` in a store, which keeps everything until it is told to forget it."""
+    """A `Level` in a store.
+
+    Args:
+        store: Where.
+        name: One word for logs and headers.
+        lifetime: Seconds after which the store may forget what was put; None: it keeps
+            everything until it is told to forget it.
+    """
 
     instant = False
 
-    def __init__(self, store: Store, name: str = "store") -> None:
+    def __init__(
+        self, store: Store, name: str = "store", lifetime: int | None = None
+    ) -> None:
         self._store = store
+        self._lifetime = lifetime
         self.name = name
 
     async def get(self, tag: Tag, name: DerivedName) -> Derived | None:
@@ -181,6 +191,7 @@ class StoreLevel:
             stored_key(name, tag),
             io.BytesIO(derived.body),
             media_type=derived.media_type,
+            lifetime=self._lifetime,
         )
 
     async def forget(self, image: ImageName) -> None:

@@ -1,10 +1,8 @@
-"""The `image_repo` command."""
+"""The `image_repo` command: what stands on its line, and how it ends."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
-import logging
 import os
 import sys
 from dataclasses import replace
@@ -12,13 +10,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_repo import assemble, config, nginx, options, supervise
+from image_repo import config, template
+from image_repo.commands import COMMANDS
 from image_repo.errors import ConfigError, ImageRepoError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from image_repo.config import Config
+    from collections.abc import Sequence
 
 WRONG = 2
 """Exit status of a wrong option, as argparse uses it."""
@@ -26,79 +23,57 @@ WRONG = 2
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    given = _parser().parse_args(arguments)
+    # A default of a command's own parser would hide what stands before the command.
+    unsaid = argparse.Namespace(config=None, template=None, data=None, debug=False)
+    given = _parser().parse_args(arguments, unsaid)
     if given.template:
-        sys.stdout.write(options.template(config.Config))
+        sys.stdout.write(template.render(config.Config))
         return 0
     try:
         chosen = config.load(given.config, os.environ)
         if given.data is not None:
-            chosen = replace(chosen, data=given.data)
-        return COMMANDS[given.command](given, chosen)
+            chosen = replace(chosen, store="directory", data=given.data)
+        status: int = given.run(given, chosen)
     except ConfigError as error:
         sys.stderr.write(f"image_repo: {error}\n")
         return WRONG
     except ImageRepoError as error:
         sys.stderr.write(f"image_repo: {error}\n")
         return 1
-
-
-def _serve(given: argparse.Namespace, chosen: Config) -> int:
-    logging.basicConfig(
-        level=logging.DEBUG if given.debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    asyncio.run(assemble.serve(chosen), debug=given.debug)
-    return 0
-
-
-def _nginx_conf(given: argparse.Namespace, chosen: Config) -> int:
-    sys.stdout.write(nginx.render(nginx.settings(chosen, given.standalone)))
-    return 0
-
-
-def _with_nginx(given: argparse.Namespace, chosen: Config) -> int:
-    words = [] if given.config is None else ["-y", str(given.config.absolute())]
-    words += ["--debug"] if given.debug else []
-    data = Path(chosen.data)
-    return asyncio.run(
-        supervise.supervise(
-            words,
-            given.port,
-            data,
-            reload=given.reload,
-            bind=given.bind or supervise.LOOPBACK,
-            drain=chosen.http.drain_seconds,
-        )
-    )
-
-
-COMMANDS: dict[str, Callable[[argparse.Namespace, Config], int]] = {
-    "serve": _serve,
-    "nginx-conf": _nginx_conf,
-    "with-nginx": _with_nginx,
-}
+    return status
 
 
 def _parser() -> argparse.ArgumentParser:
+    common = _common()
     parser = argparse.ArgumentParser(
         prog="image_repo",
         description="Serve images in any size and format from originals kept once.",
         epilog="Every option of the configuration can also be given in the environment:"
         " http.max_age as IMAGE_REPO_HTTP_MAX_AGE.",
+        parents=[common],
     )
-    parser.add_argument(
-        "command",
-        nargs="?",
-        choices=tuple(COMMANDS),
-        default="serve",
-        help="serve (the default); write the nginx configuration and exit; or serve"
-        " together with an nginx of its own",
-    )
-    parser.add_argument(
+    parser.add_argument("--version", action="version", version=version("image-repo"))
+    parser.set_defaults(run=COMMANDS[0].run)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    for command in COMMANDS:
+        own = commands.add_parser(
+            command.name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            parents=[common],
+        )
+        own.set_defaults(run=command.run)
+        command.arguments(own)
+    return parser
+
+
+def _common() -> argparse.ArgumentParser:
+    """Return those arguments that may stand before a command and after it."""
+    common = argparse.ArgumentParser(add_help=False, argument_default=argparse.SUPPRESS)
+    common.add_argument(
         "-y", "--config", type=Path, metavar="FILE", help="YAML configuration"
     )
-    parser.add_argument(
+    common.add_argument(
         "-Y",
         dest="template",
         nargs="?",
@@ -106,30 +81,11 @@ def _parser() -> argparse.ArgumentParser:
         choices=("t",),
         help="print the commented configuration with all defaults, and exit",
     )
-    parser.add_argument("--data", metavar="DIR", help="directory that keeps images")
-    parser.add_argument(
-        "--standalone",
-        metavar="DIR",
-        type=Path,
-        help="nginx-conf: a whole configuration, which keeps its files below DIR",
+    common.add_argument(
+        "--data", metavar="DIR", help="keep images in this directory, not in Swift"
     )
-    parser.add_argument(
-        "--port", type=int, default=8080, help="with-nginx: nginx's port (8080)"
-    )
-    parser.add_argument(
-        "--bind",
-        action="append",
-        metavar="ADDRESS",
-        help="with-nginx: where nginx listens (127.0.0.1 and ::1); may be repeated",
-    )
-    parser.add_argument(
-        "--reload",
-        action="store_true",
-        help="with-nginx: restart the server when its code changes",
-    )
-    parser.add_argument("--debug", action="store_true", help="log everything")
-    parser.add_argument("--version", action="version", version=version("image-repo"))
-    return parser
+    common.add_argument("--debug", action="store_true", help="log everything")
+    return common
 
 
 if __name__ == "__main__":

@@ -212,6 +212,20 @@ def stored_key(name: DerivedName, tag: Tag) -> str:
     return f"{derived_prefix(name.image)}{tag}/{name.text}"
 
 
+def read_stored_key(key: str) -> tuple[DerivedName, Tag]:
+    """Return the name and tag whose `stored_key` is *key*.
+
+    Raises:
+        BadRequestError: There are none.
+    """
+    image, _, rest = key.partition(f"/{MARK}/")
+    digits, _, text = rest.partition("/")
+    found = read_tag(digits)
+    if found is None:
+        raise BadRequestError(f"{key[:80]!r} is not a derived image of a tag")
+    return DerivedName.parse(f"{image}/{MARK}/{text}"), found
+
+
 def etag(tag: Tag, name: DerivedName) -> str:
     """Return the strong entity tag of a derived image, with its quotes."""
     return f'"{_digest((tag, str(name)))}"'

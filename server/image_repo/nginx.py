@@ -23,7 +23,7 @@ _SLACK_BYTES = 2**20
 """By how much nginx's limit of a body lies above the server's: form fields, heads."""
 
 _SLACK_SECONDS = 30
-"""What the server may take besides the workers: the store, the answer's first byte."""
+"""What the server may take besides: questions to the store, the first byte."""
 
 # What quote() leaves and what it makes; and the marks that a URL's path may hold as
 # they are (RFC 3986, pchar). Letters, digits, dots and slashes are never quoted.
@@ -83,6 +83,7 @@ class NginxSettings:
         recipe: With what every key begins; the purge must know the same.
         upload_bytes: The largest upload that the server accepts.
         deadline: Seconds after which a derivation is stopped.
+        store: Seconds that an original may take to come from its store.
         secret: By which a refresh is known; empty: there is none.
         directory: Existing directory for pid, logs and temporary files of an nginx
             of its own; None: a fragment for the `http` of an nginx that runs already.
@@ -94,6 +95,7 @@ class NginxSettings:
     recipe: str
     upload_bytes: int
     deadline: float
+    store: float
     secret: str = ""
     directory: Path | None = None
     user: str = ""
@@ -116,7 +118,7 @@ class NginxSettings:
 
         A derivation waits for a worker for no longer than it may run.
         """
-        return math.ceil(2 * self.deadline) + _SLACK_SECONDS
+        return math.ceil(2 * self.deadline + self.store) + _SLACK_SECONDS
 
 
 def settings(config: Config, standalone: Path | None) -> NginxSettings:
@@ -133,6 +135,7 @@ def settings(config: Config, standalone: Path | None) -> NginxSettings:
         recipe=config.settings_recipe,
         upload_bytes=config.limits.upload_bytes,
         deadline=config.workers.deadline,
+        store=config.swift.patience + config.swift.transfer_seconds,
         secret=config.http.refresh_secret,
         directory=None if standalone is None else standalone.absolute(),
         user=pwd.getpwuid(0).pw_name if root else "",

@@ -2,7 +2,8 @@
 
 A room's options are a frozen dataclass whose fields are made by `option`. Loading,
 checks, the commented YAML template, environment names and the documentation iterate
-those fields; nothing about an option is stated a second time.
+those fields; nothing about an option is stated a second time. An option whose value may
+be a secret is a `Source`: it says where the value is, and reading it is for later.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ import difflib
 import json
 import math
 import re
-import textwrap
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
-from decimal import Decimal
 from types import MappingProxyType, UnionType
 from typing import TYPE_CHECKING, TypeVar
 
 from image_repo.errors import ConfigError
+from image_repo.sources import Source
 
 if TYPE_CHECKING:
     from typing import Any, ClassVar, Protocol
@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 T = TypeVar("T", bound="Options")
 V = TypeVar("V")
 
-_UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+"""Bytes in one of each unit of an amount."""
+
 _AMOUNT = re.compile(r"(\d+)\s*([kmgt]?)(?:i?b)?", re.IGNORECASE | re.ASCII)
 
 
@@ -48,9 +50,12 @@ class About:
         high: Largest value allowed.
         choices: The only words allowed.
         pattern: What a text must match as a whole.
+        most_bytes: Longest text allowed, in UTF-8.
         size: Whether it is an amount of bytes, which may be written `64 MiB`.
         pixels: Whether it changes pixels and so belongs to the recipe.
         secret: Whether messages must not show its value.
+        alias: Another variable of the environment that gives it; the one that is named
+            after the option wins, and an empty one says nothing.
     """
 
     help: str
@@ -58,9 +63,11 @@ class About:
     high: float | None = None
     choices: tuple[str, ...] = ()
     pattern: str | None = None
+    most_bytes: int | None = None
     size: bool = False
     pixels: bool = False
     secret: bool = False
+    alias: str = ""
 
     @property
     def allowed(self) -> str:
@@ -68,7 +75,8 @@ class About:
         if self.choices:
             return f"one of {', '.join(self.choices)}"
         if self.pattern is not None:
-            return f"text that matches {self.pattern}"
+            most = f", of at most {self.most_bytes} bytes" if self.most_bytes else ""
+            return f"text that matches {self.pattern}{most}"
         if self.low is not None and self.high is not None:
             return f"{_plain(self.low)} to {_plain(self.high)}"
         if self.low is not None:
@@ -109,6 +117,11 @@ class Described:
         return "_".join(("IMAGE_REPO", *self.path)).upper()
 
     @property
+    def variables(self) -> tuple[str, ...]:
+        """All variables that give this option; the first wins."""
+        return tuple(filter(None, (self.environment, self.about.alias)))
+
+    @property
     def allowed(self) -> str:
         """The allowed values in words."""
         kind = "an amount such as 64 MiB" if self.about.size else _said(self.kind)
@@ -123,7 +136,7 @@ def describe(cls: type[Options], path: tuple[str, ...] = ()) -> Iterator[Describ
     kinds = typing.get_type_hints(cls)
     for item in fields(cls):
         here = (*path, item.name)
-        if _is_section(kinds[item.name]):
+        if is_section(kinds[item.name]):
             yield from describe(kinds[item.name], here)
         else:
             about = item.metadata["about"]
@@ -157,17 +170,22 @@ def load(
     for item in fields(cls):
         kind, name = kinds[item.name], item.name
         here = (*path, name)
-        if _is_section(kind):
-            section = _section(mapping.get(name), here)
+        if is_section(kind):
+            section = _section(mapping.get(name), kind, here)
             given[name] = load(kind, section, environ, ".".join(here))
             continue
         known = Described(here, item.default, item.metadata["about"], kind)
-        text = environ.get(known.environment)
+        text = _from_environment(known, environ)
         if text is not None:
             given[name] = _value(known, text, _TEXTS)
         elif name in mapping:
             given[name] = _value(known, mapping[name], _VALUES)
     return cls(**given)
+
+
+def _from_environment(known: Described, environ: Mapping[str, str]) -> str | None:
+    text = environ.get(known.environment)
+    return text if text is not None else environ.get(known.about.alias) or None
 
 
 def _refuse_unknown(
@@ -183,19 +201,24 @@ def _refuse_unknown(
             )
 
 
-def _section(value: object, path: tuple[str, ...]) -> Mapping[str, object]:
+def _section(
+    value: object, kind: type[Options], path: tuple[str, ...]
+) -> Mapping[str, object]:
     if value is None:  # all its options are comments
         return {}
     if not isinstance(value, Mapping):
+        secret = any(known.about.secret for known in describe(kind))
+        shown = "not allowed" if secret else repr(value)
         raise ConfigError(
-            f"option {'.'.join(path)} is {value!r}: it must be a section of options"
+            f"option {'.'.join(path)} is {shown}: it must be a section of options"
         )
     return value
 
 
-def _is_section(kind: object) -> bool:
+def is_section(kind: object) -> bool:
+    """Return whether a type, or a value, is a dataclass of options."""
     # Without is_dataclass's TypeGuard: mypy would take the rest for no Options.
-    return is_dataclass(kind)
+    return is_dataclass(kind) and kind is not Source and not isinstance(kind, Source)
 
 
 def _bare(kind: object) -> object:
@@ -215,6 +238,7 @@ _WORDS: Mapping[object, str] = {
     float: "a number",
     str: "text",
     tuple[int, int]: "a list of two whole numbers",
+    Source: "a text, or [env, NAME], [file, PATH] or [explicit, TEXT]",
 }
 
 
@@ -237,7 +261,7 @@ def _value(known: Described, raw: object, converters: Converters) -> object:
             _within(about, item)
             for item in (value if isinstance(value, tuple) else (value,))
         )
-    except (ValueError, KeyError, OverflowError):
+    except (ValueError, KeyError, OverflowError):  # UnicodeError among the first
         valid, value = False, None
     if not valid:
         shown = "not allowed" if about.secret else repr(raw)
@@ -251,9 +275,12 @@ def _within(about: About, value: object) -> bool:
     if isinstance(value, int | float):
         low = -math.inf if about.low is None else about.low
         return low <= value <= (math.inf if about.high is None else about.high)
-    text, pattern = str(value), about.pattern
-    chosen = not about.choices or text in about.choices
-    return chosen and (pattern is None or re.fullmatch(pattern, text) is not None)
+    text = str(value)
+    return (
+        (not about.choices or text in about.choices)
+        and (about.pattern is None or re.fullmatch(about.pattern, text) is not None)
+        and (about.most_bytes is None or len(text.encode()) <= about.most_bytes)
+    )
 
 
 def _exactly(*types: type) -> Callable[[object], object]:
@@ -282,7 +309,7 @@ def _amount(value: object) -> object:
     found = _AMOUNT.fullmatch(str(value).strip())
     if found is None or isinstance(value, bool):
         raise ValueError
-    return int(found[1]) * _UNITS[found[2].lower()]
+    return int(found[1]) * UNITS[found[2].lower()]
 
 
 _VALUES: Converters = {
@@ -291,6 +318,7 @@ _VALUES: Converters = {
     float: _finite,
     str: _exactly(str),
     tuple[int, int]: _two,
+    Source: Source.parse,
 }
 
 
@@ -311,54 +339,8 @@ _TEXTS: Converters = {
     float: lambda text: _finite(float(str(text))),
     str: _exactly(str),
     tuple[int, int]: lambda text: _two([int(n) for n in str(text).split(",")]),
+    Source: lambda text: Source("explicit", str(text)),
 }
-
-
-# -- what is said of all options -------------------------------------------------------
-
-
-def template(cls: type[Options]) -> str:
-    """Return a commented YAML file of all options, which loads to the defaults."""
-    return "\n".join(_lines(cls, ())).lstrip() + "\n"
-
-
-def _lines(cls: type[Options], path: tuple[str, ...]) -> Iterator[str]:
-    kinds = typing.get_type_hints(cls)
-    indent = "  " * len(path)
-    for item in fields(cls):
-        kind, here = kinds[item.name], (*path, item.name)
-        if _is_section(kind):
-            yield from _comment(str(kind.__doc__).partition("\n")[0], indent)
-            yield f"{indent}{item.name}:"
-            yield from _lines(kind, here)
-            continue
-        known = Described(here, item.default, item.metadata["about"], kind)
-        said = f"{known.about.help} Allowed: {known.allowed}. [{known.environment}]"
-        yield from _comment(said, indent)
-        yield f"{indent}{item.name}: {_yaml(item.default, known.about)}"
-
-
-def _comment(text: str, indent: str) -> Iterator[str]:
-    yield ""
-    prefix = f"{indent}# "
-    yield from textwrap.wrap(
-        text,
-        88,
-        initial_indent=prefix,
-        subsequent_indent=prefix,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-
-
-def _yaml(value: object, about: About) -> str:
-    if about.size and isinstance(value, int):
-        for unit in ("t", "g", "m", "k"):
-            if value and value % _UNITS[unit] == 0:
-                return f"{value // _UNITS[unit]} {unit.upper()}iB"
-    if isinstance(value, float):  # YAML 1.1 takes 1e-05 for a text
-        return format(Decimal(repr(value)), "f")
-    return json.dumps(value, ensure_ascii=False)
 
 
 def pixels(instance: Options) -> str:
@@ -370,7 +352,7 @@ def pixels(instance: Options) -> str:
 def _pixels(instance: Options, where: str) -> Iterator[tuple[str, object]]:
     for item in fields(instance):
         value = getattr(instance, item.name)
-        if _is_section(value):
+        if is_section(value):
             yield from _pixels(value, f"{where}{item.name}.")
         elif item.metadata["about"].pixels:
             yield f"{where}{item.name}", value

@@ -1,7 +1,8 @@
 """Server and nginx together in the foreground: what `scripts/serve` runs.
 
 The server is a child on a Unix socket, nginx a child before it on a TCP port; both run
-as the user who started this, with everything they write under the data directory.
+as the user who started this, and write below the work directory; images are kept where
+the configuration says.
 """
 
 from __future__ import annotations
@@ -11,17 +12,20 @@ import contextlib
 import errno
 import fcntl
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from image_repo import announce
+from image_repo.announce import tell
 from image_repo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,11 +34,27 @@ if TYPE_CHECKING:
 PROGRAM = (sys.executable, "-m", "image_repo.cli")
 LOOPBACK = ("127.0.0.1", "::1")
 MARGIN = 5.0  # seconds above http.drain_seconds, in which a child should have ended
-READY = 60.0  # seconds to the first answer; starting workers takes one or two
 LOOK = 0.5  # seconds between two looks at the code
 MAX_PORT = 2**16 - 1
 SOCKET = "server.sock"
 SOCKET_PATH = 100  # bytes; Linux allows 107, see unix(7)
+HARMLESS = re.compile("PATH|HOME|TZ|LANG|LC_[A-Z]+")
+"""The only variables that nginx gets: it has no use for credentials."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things are kept.
+
+    Attributes:
+        images: Where the images are, in words.
+        data: Their directory; None: they are in Swift.
+        work: The directory of lock, socket, and all that nginx writes.
+    """
+
+    images: str
+    data: Path | None
+    work: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +65,14 @@ class Plan:
         command: The program with the words that choose its configuration.
         addresses: Where nginx listens, as `127.0.0.1` or `::1`.
         port: Its port.
-        data: The directory that everything is kept in.
+        places: Where things are kept, as absolute paths.
         run: The directory of the socket; short enough for its path.
     """
 
     command: tuple[str, ...]
     addresses: tuple[str, ...]
     port: int
-    data: Path
+    places: Places
     run: Path
 
     @property
@@ -63,19 +83,32 @@ class Plan:
     @property
     def nginx(self) -> Path:
         """The directory of nginx: its configuration, temporary files and cache."""
-        return self.data / "nginx"
+        return self.places.work / "nginx"
 
     @property
     def environment(self) -> Mapping[str, str]:
         """The options that server and nginx must agree on."""
         written = (f"[{a}]" if ":" in a else a for a in self.addresses)
-        return os.environ | {
+        data = self.places.data
+        kept = (
+            {"IMAGE_REPO_STORE": "swift"}
+            if data is None
+            else {"IMAGE_REPO_STORE": "directory", "IMAGE_REPO_DATA": str(data)}
+        )
+        return {
+            **os.environ,
+            **kept,
+            "IMAGE_REPO_WORK": str(self.places.work),
             "IMAGE_REPO_BEHIND_NGINX": "true",
-            "IMAGE_REPO_DATA": str(self.data),
             "IMAGE_REPO_LISTEN": f"unix:{self.socket}",
             "IMAGE_REPO_NGINX_CACHE_PATH": str(self.nginx / "cache"),
             "IMAGE_REPO_NGINX_LISTEN": " ".join(f"{a}:{self.port}" for a in written),
         }
+
+    @property
+    def front(self) -> announce.Front:
+        """Where the server is seen through nginx."""
+        return announce.Front(self.addresses[0], self.port, self.socket)
 
 
 class Stop:
@@ -98,7 +131,7 @@ class Stop:
 async def supervise(  # noqa: PLR0913 - the words of a command
     config_args: Sequence[str],
     port: int,
-    data: Path,
+    places: Places,
     *,
     reload: bool,
     bind: Sequence[str] = LOOPBACK,
@@ -110,7 +143,7 @@ async def supervise(  # noqa: PLR0913 - the words of a command
     Args:
         config_args: Words for the program that choose the configuration.
         port: The port of nginx; 0 takes a free one.
-        data: A directory, made if it is missing.
+        places: Where things are kept; directories are made if they are missing.
         reload: Whether the server restarts when the code changes.
         bind: The addresses on which nginx listens; those not had are left out.
         program: What serves, and writes the configuration of nginx.
@@ -118,18 +151,20 @@ async def supervise(  # noqa: PLR0913 - the words of a command
 
     Raises:
         ConfigError: An option is wrong, the port can't be had, nginx is not installed,
-            or another server uses *data*.
+            or another server uses one of the directories.
     """
     stop = Stop(drain + MARGIN)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.ask)
     port, addresses = free_addresses(port, bind)
-    with owned(data) as kept, short(kept) as run:
-        plan = Plan((*program, *config_args), addresses, port, kept, run)
+    with kept(places) as held, short(held.work) as run:
+        plan = Plan((*program, *config_args), addresses, port, held, run)
         log = str(plan.nginx / "error.log")  # the built-in one is not for all users
         front = (nginx_program(), "-e", log, "-c", write_configuration(plan))
-        async with child(front, plan, stop) as nginx:
+        tell(places.images)
+        plain = {k: v for k, v in os.environ.items() if HARMLESS.fullmatch(k)}
+        async with child(front, plain, stop) as nginx:
             return await serve(plan, nginx, stop, reload=reload)
 
 
@@ -137,16 +172,17 @@ async def serve(
     plan: Plan, nginx: asyncio.subprocess.Process, stop: Stop, *, reload: bool
 ) -> int:
     """Keep a server running behind *nginx*; return the exit code of the whole."""
-    announced = asyncio.create_task(announce(plan))
+    alive = asyncio.Event()
+    announced = asyncio.create_task(announce.ready(plan.front, alive))
     try:
         while True:
             change = Code.now().change if reload else forever
-            async with child(plan.command, plan, stop) as server:
+            async with child(plan.command, plan.environment, stop) as server:
                 event = await first(
                     stop=stop.asked.wait(),
                     server=server.wait(),
                     nginx=nginx.wait(),
-                    silence=forever() if reload else silence(announced),
+                    silence=forever() if reload else announce.silence(alive),
                     code=change(),
                 )
                 if event == "server" and reload:
@@ -186,7 +222,7 @@ class Code:
 
 @contextlib.asynccontextmanager
 async def child(
-    command: Sequence[str], plan: Plan, stop: Stop
+    command: Sequence[str], environment: Mapping[str, str], stop: Stop
 ) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a child process; on leaving, `end` it.
 
@@ -196,7 +232,7 @@ async def child(
     if shutil.which("setpriv"):
         command = ("setpriv", "--pdeathsig", "TERM", *command)
     process = await asyncio.create_subprocess_exec(
-        *command, env=plan.environment, start_new_session=True
+        *command, env=environment, start_new_session=True
     )
     try:
         yield process
@@ -240,38 +276,9 @@ async def first(**waits: Awaitable[object]) -> str:
         await asyncio.gather(*tasks.values(), return_exceptions=True)
 
 
-async def announce(plan: Plan) -> None:
-    """Say that a request succeeds, once one did through nginx."""
-    address = plan.addresses[0]
-    while not (plan.socket.exists() and await answers(address, plan.port)):  # noqa: ASYNC110
-        await asyncio.sleep(0.05)
-    sys.stdout.write(f"ready: http://localhost:{plan.port}/images\n")
-    sys.stdout.flush()
-
-
-async def silence(announced: asyncio.Task[None]) -> None:
-    """Return when nothing was announced in time; otherwise never."""
-    await asyncio.wait([announced], timeout=READY)
-    if announced.done():
-        await forever()
-    tell(f"no request succeeded within {READY:.0f} s; giving up")
-
-
 async def forever() -> None:
     """Wait until cancelled."""
     await asyncio.Event().wait()
-
-
-async def answers(address: str, port: int) -> bool:
-    """Return whether a list of the images comes back."""
-    target = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address, address)  # noqa: S104
-    try:
-        reader, writer = await asyncio.open_connection(target, port)
-        with contextlib.closing(writer):
-            writer.write(b"GET /images HTTP/1.0\r\nHost: localhost\r\n\r\n")
-            return b" 200 " in await reader.readline()
-    except OSError:
-        return False
 
 
 def write_configuration(plan: Plan) -> str:
@@ -338,36 +345,46 @@ def free_addresses(port: int, bind: Sequence[str]) -> tuple[int, tuple[str, ...]
 
 
 @contextlib.contextmanager
-def owned(data: Path) -> Iterator[Path]:
-    """Keep *data* to ourselves; the kernel gives it back however we end.
+def kept(places: Places) -> Iterator[Places]:
+    """Own the directories of *places*, and give them as absolute paths.
+
+    Raises:
+        ConfigError: As `owned`.
+    """
+    with contextlib.ExitStack() as stack:
+        work, data = stack.enter_context(owned(places.work)), places.data
+        if data is not None:
+            apart = data.resolve() != work.resolve()
+            data = stack.enter_context(owned(data)) if apart else data.absolute()
+        yield replace(places, work=work, data=data)
+
+
+@contextlib.contextmanager
+def owned(directory: Path) -> Iterator[Path]:
+    """Keep *directory* to ourselves; the kernel gives it back however we end.
 
     Raises:
         ConfigError: It can't be written, or another server uses it.
     """
     with contextlib.ExitStack() as stack:
         try:
-            data.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((data / "lock").open("w"))
+            directory.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((directory / "lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             busy = isinstance(error, BlockingIOError)
             reason = "another server uses it" if busy else error.strerror
-            raise ConfigError(f"data directory {data}: {reason}") from error
-        yield data.absolute()
+            raise ConfigError(f"directory {directory}: {reason}") from error
+        yield directory.absolute()
 
 
 @contextlib.contextmanager
-def short(data: Path) -> Iterator[Path]:
-    """Give a directory for the socket: in *data* unless its path would be too long."""
-    inside = data / "run"
+def short(work: Path) -> Iterator[Path]:
+    """Give a directory for the socket: in *work* unless its path would be too long."""
+    inside = work / "run"
     if len(os.fsencode(inside / SOCKET)) <= SOCKET_PATH:
         inside.mkdir(mode=0o700, exist_ok=True)
         yield inside
     else:
         with tempfile.TemporaryDirectory(prefix="image-repo.") as outside:
             yield Path(outside)
-
-
-def tell(message: str) -> None:
-    """Say something to whoever watches the terminal."""
-    sys.stderr.write(f"image_repo: {message}\n")

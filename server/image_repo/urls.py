@@ -17,12 +17,10 @@ from __future__ import annotations
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
-from urllib.parse import unquote_to_bytes
 
-from image_repo import modifiers, names, words
+from image_repo import modifiers, names, targets, words
 from image_repo.errors import BadRequestError
 from image_repo.formats import Format, by_extension
 from image_repo.modifiers import ImageOptions, Modifier
@@ -52,7 +50,6 @@ READING = ("GET", "HEAD")
 _WRITING = ("POST", "PUT", "DELETE")
 
 _ORIGIN = re.compile("[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
-_BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 _VERSION = "v_"
 
 
@@ -191,13 +188,10 @@ def read(raw_target: str, method: str, defaults: ImageOptions) -> Request:
         MethodError: The path has a meaning with other methods only.
         BadRequestError: It has no meaning; names the parameter and what is allowed.
     """
-    path, _, query = origin_form(raw_target).partition("?")
-    if "#" in raw_target:  # nginx ends the URI there, other readers don't
-        raise BadRequestError("the target has a fragment: write '#' as %23")
-    first, base, *segments = _segments(path)
+    (first, base, *segments), pairs = targets.read(origin_form(raw_target))
     if first or f"/{base}" != BASE:
         raise BadRequestError(f"the path must begin with {BASE}")
-    target = _Target(tuple(segments), tuple(_pairs(query)), method, defaults)
+    target = _Target(tuple(segments), pairs, method, defaults)
     if target.segments in {(), ("",)}:
         return _list(target)
     if MARK in target.segments:
@@ -214,11 +208,11 @@ def upload_name(path: ImageName, filename: str) -> ImageName:
         BadRequestError: The file's name makes no name of an image.
     """
     # Some clients send the path on their machine: RFC 7578, section 4.2.
-    stem, _ = _extension(re.split(r"[/\\]", filename)[-1])
+    stem, _ = split_extension(re.split(r"[/\\]", filename)[-1])
     return image_name(f"{path}/{stem}")
 
 
-def _extension(segment: str) -> tuple[str, str]:
+def split_extension(segment: str) -> tuple[str, str]:
     """Return *segment* without the extension that the table knows, and that one."""
     stem, dot, extension = segment.rpartition(".")
     if dot and stem and by_extension(extension) is not None:
@@ -247,7 +241,7 @@ def _folder(target: _Target, segments: Sequence[str]) -> FolderRequest:
 
 def _image(target: _Target) -> Request:
     *folders, last = target.segments
-    stem, extension = _extension(last)
+    stem, extension = split_extension(last)
     image = image_name("/".join((*folders, stem)))
     if target.method in _WRITING:
         target.words(())
@@ -339,45 +333,3 @@ def _regex(given: Words) -> str | None:
             f"parameter 'regex' is {text[:40]!r}: it must be {REGEX.values} ({error})"
         ) from error
     return text
-
-
-# -- decoding --------------------------------------------------------------------------
-
-
-def _segments(path: str) -> Iterator[str]:
-    """Yield the decoded segments of a raw path; the first, before its slash, is empty.
-
-    At least two are yielded, so that a caller can take two off.
-    """
-    raw = path.split("/")
-    yield from (_segment(text) for text in raw)
-    if len(raw) == 1:
-        yield ""
-
-
-def _segment(raw: str) -> str:
-    text = _decoded(raw)
-    if "/" in text:  # nginx would take it for a separator
-        raise BadRequestError("the path has an encoded slash: %2F is not allowed")
-    return text
-
-
-def _pairs(query: str) -> Iterator[tuple[str, str]]:
-    for part in query.split("&"):
-        if part:
-            word, _, text = part.replace("+", " ").partition("=")
-            yield _decoded(word), _decoded(text)
-
-
-def _decoded(raw: str) -> str:
-    """Return *raw* percent-decoded; bytes beyond ASCII may come as surrogates."""
-    if _BAD_ESCAPE.search(raw):
-        _undecodable(raw, "'%' must be followed by two hexadecimal digits")
-    try:
-        return unquote_to_bytes(raw.encode("utf-8", "surrogateescape")).decode()
-    except UnicodeError:
-        _undecodable(raw, "it must be valid UTF-8")
-
-
-def _undecodable(raw: str, rule: str) -> NoReturn:
-    raise BadRequestError(f"{raw[:40]!r} in the target: {rule}")

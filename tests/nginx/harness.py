@@ -145,6 +145,7 @@ def settings(directory: Path, **changes: object) -> NginxSettings:
         recipe=RECIPE,
         upload_bytes=2**20,
         deadline=20,
+        store=80,
         secret=SECRET,
         directory=directory,
         user="root" if os.geteuid() == 0 else "",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Iterable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pictures import BLUE, GREEN, RED, WHITE, colour, decode, encode, jpeg, quarters
@@ -15,6 +17,7 @@ from yarl import URL
 from image_repo import names
 from image_repo.config import Config
 from image_repo.formats import FORMATS
+from image_repo.stores.disk import DirectoryStore
 from image_repo.transform.pool import Pool
 from image_repo.web.handlers import ROOM
 
@@ -262,7 +265,7 @@ async def test_a_method_that_means_nothing_is_a_405_that_names_others(
 async def test_what_this_version_does_not_do_says_so(client: Client) -> None:
     await put(client, "x")
 
-    for url in ("/images/x?url=True", "/images/x?meta=True", "/images/?regex=x"):
+    for url in ("/images/x?meta=True", "/images/y/?url=True", "/images/?regex=x"):
         assert (await client.get(url)).status == 501
 
 
@@ -281,6 +284,30 @@ async def test_an_empty_list_is_a_list(client: Client) -> None:
     answer = await client.get("/images")
 
     assert await answer.json() == []
+
+
+async def test_images_that_other_tools_have_put_are_adopted(
+    start: Start, config: Config
+) -> None:
+    async with DirectoryStore(Path(config.data) / "originals") as store:
+        for key in ("plots/a.JPG", "cafe\u0301.png", "plots/", "plots/a/_/x/full.jpg"):
+            await store.put(key, io.BytesIO(jpeg(60, 40)), media_type="x/y")
+        client = await start(config)
+
+        assert await (await client.get("/images")).json() == ["caf\u00e9", "plots/a"]
+        for url in ("plots/a/_/w_30.png", "plots/a.jpg?w=30", "caf%C3%A9/_/w_30.png"):
+            answer = await client.get(f"/images/{url}")
+            assert decode(await answer.read()).size == (30, 20)
+        assert (await client.post("/images/plots/a", data=jpeg(9, 9))).status == 409
+
+        await put(client, "plots/a", jpeg(80, 40))
+
+        info = await (await client.get("/images/plots/a/_/info.json")).json()
+        assert info["width"] == 80
+        assert await (await client.get("/images")).json() == ["caf\u00e9", "plots/a"]
+        assert (await client.delete("/images/plots/a")).status == 204
+        assert (await client.get("/images/plots/a/_/w_30.png")).status == 404
+        assert [key async for key in store.list("plots/a.")] == []
 
 
 async def test_info_says_size_and_format(client: Client) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from image_repo import names, urls
+from image_repo import links, names, urls
 from image_repo.errors import (
     BadRequestError,
     BusyError,
@@ -35,10 +35,12 @@ from image_repo.web.errors import (
     answer_errors,
     problem,
 )
+from image_repo.web.links import Linked, follow, give
 from image_repo.web.uploads import Body, receive
 from image_repo.web.validators import not_modified, write_refused
 
 if TYPE_CHECKING:
+    from image_repo.linker import Linker
     from image_repo.modifiers import ImageOptions
     from image_repo.names import ImageName, Recipe, Revision
     from image_repo.service import Condition, Service
@@ -64,6 +66,8 @@ class Room:
 
     Attributes:
         service: The rules.
+        linker: Gives temporary URLs.
+        linked: What those lead to that lead here; None: they lead elsewhere.
         pool: The workers, for what is said about them.
         images: What a URL means where it says nothing.
         http: How answers are cached.
@@ -75,6 +79,8 @@ class Room:
     """
 
     service: Service
+    linker: Linker
+    linked: Linked | None
     pool: Pool
     images: ImageOptions
     http: HttpOptions
@@ -101,6 +107,8 @@ async def dispatch(request: web.Request) -> web.StreamResponse:
     elif (plain := PLAIN.get(raw.partition("?")[0])) is not None:
         return await _plain(request, plain)
     _refuse_foreign(request)
+    if links.is_link(raw) and not hop:
+        return await follow(request, room.linked, links.read(raw))
     return await _answer(request, room, urls.read(raw, request.method, room.images))
 
 
@@ -144,8 +152,10 @@ async def derived(
     request: web.Request, room: Room, target: urls.DerivedRequest
 ) -> web.StreamResponse:
     """Answer a derived image, or tell nginx where its cache has it."""
-    for word in target.directives.given:
-        raise UnservedError(f"{word}= is not served by this version")
+    if target.directives.meta:
+        raise UnservedError("meta= is not served by this version")
+    if target.directives.url:
+        return await _link(room, target)
     if request[HOP] and target.canonical:
         return await _hop(request, room, target)
     if room.behind_nginx:
@@ -154,6 +164,25 @@ async def derived(
             content_type="application/octet-stream",
         )
     return await _image(request, room, target)
+
+
+async def _link(room: Room, target: urls.DerivedRequest) -> web.Response:
+    name = target.name
+    if target.tag not in {None, await room.service.tag(name.image)}:
+        return _moved(f"{name.path}?{urls.URL.name}={urls.URL.example}")
+    return await give(room.linker, name)
+
+
+def _moved(to: str) -> web.Response:
+    """Send on who asked for a tag that isn't the current one."""
+    return web.Response(
+        status=HTTPStatus.FOUND,
+        headers={
+            "X-Accel-Expires": "0",
+            "Cache-Control": "no-store",
+            "Location": to,
+        },
+    )
 
 
 async def _hop(
@@ -212,14 +241,7 @@ async def _image(
     room.service.derivations.check_kind(name.format)
     tag = await room.service.tag(name.image)
     if target.tag is not None and target.tag != tag:
-        return web.Response(
-            status=HTTPStatus.FOUND,
-            headers={
-                "X-Accel-Expires": "0",
-                "Cache-Control": "no-store",
-                "Location": name.path,
-            },
-        )
+        return _moved(name.path)
     control = answers.cache_control(room.http, versioned=target.tag is not None)
     if not_modified(request.headers.get("If-None-Match"), names.etag(tag, name)):
         return web.Response(

@@ -1,0 +1,237 @@
+"""What `image_repo` can do: for each command a function, and a row of the table."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from image_repo import assemble, config, nginx, supervise
+from image_repo.originals import Originals
+from image_repo.storage import open_place, open_storage
+from image_repo.transfer.copying import check_source, copy, read_place
+from image_repo.transfer.importing import Folder, import_folder
+from image_repo.transfer.moving import JOBS, Rules
+from image_repo.transfer.progress import Progress, run
+from image_repo.transform.pool import Pool
+
+if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+
+    from image_repo.config import Config
+
+TELLTALES = ("keystoneauth", "requests", "stevedore", "swiftclient", "urllib3")
+"""Loggers that write requests with all that is in them, such as tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One thing that `image_repo` can do.
+
+    Attributes:
+        name: Its word on the command line.
+        help: What it does; goes on from the word.
+        run: Does it, with what stands on the command line; returns the exit status.
+        arguments: Adds those arguments that only this command has.
+    """
+
+    name: str
+    help: str
+    run: Callable[[Namespace, Config], int]
+    arguments: Callable[[ArgumentParser], None] = lambda _: None
+
+
+def log(*, debug: bool) -> None:
+    """Write events to stderr: ours and those of libraries, but never their requests."""
+    logging.basicConfig(
+        level=logging.DEBUG if debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    for name in TELLTALES:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
+# -- serve -----------------------------------------------------------------------------
+
+
+def _serve(given: Namespace, chosen: Config) -> int:
+    log(debug=given.debug)
+    config.described_store(chosen, os.environ)  # says what is missing at once
+    asyncio.run(assemble.serve(chosen), debug=given.debug)
+    return 0
+
+
+# -- nginx-conf ------------------------------------------------------------------------
+
+
+def _nginx_conf_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--standalone",
+        metavar="DIR",
+        type=Path,
+        help="a whole configuration, which keeps its files below DIR",
+    )
+
+
+def _nginx_conf(given: Namespace, chosen: Config) -> int:
+    sys.stdout.write(nginx.render(nginx.settings(chosen, given.standalone)))
+    return 0
+
+
+# -- with-nginx ------------------------------------------------------------------------
+
+
+def _with_nginx_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--port", type=int, default=8080, help="nginx's port (8080)")
+    parser.add_argument(
+        "--bind",
+        action="append",
+        metavar="ADDRESS",
+        help="where nginx listens (127.0.0.1 and ::1); may be repeated",
+    )
+    parser.add_argument(
+        "--reload", action="store_true", help="restart the server when its code changes"
+    )
+
+
+def _with_nginx(given: Namespace, chosen: Config) -> int:
+    words = [] if given.config is None else ["-y", str(given.config.absolute())]
+    words += ["--debug"] if given.debug else []
+    in_directory = config.chosen_store(chosen, os.environ) == "directory"
+    places = supervise.Places(
+        images=config.described_store(chosen, os.environ),
+        data=Path(chosen.data) if in_directory else None,
+        work=chosen.work_directory,
+    )
+    return asyncio.run(
+        supervise.supervise(
+            words,
+            given.port,
+            places,
+            reload=given.reload,
+            bind=given.bind or supervise.LOOPBACK,
+            drain=chosen.http.drain_seconds,
+        )
+    )
+
+
+# -- import and copy -------------------------------------------------------------------
+
+
+def _moving_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--jobs", type=int, default=JOBS, metavar="N", help=f"how many at once ({JOBS})"
+    )
+    parser.add_argument(
+        "--replace",
+        action="store_true",
+        help="overwrite what is different in the target; a running server may give the"
+        " old image until service.revision_lifetime, and nginx until http.s_maxage, is"
+        " over",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="only say what would be done"
+    )
+
+
+def _rules(given: Namespace) -> Rules:
+    return Rules(given.jobs, given.replace, given.dry_run)
+
+
+def _import_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="DIR", help="folder of images")
+    parser.add_argument(
+        "--prefix", default="", metavar="PATH", help="path that all names begin with"
+    )
+    _moving_arguments(parser)
+
+
+def _import(given: Namespace, chosen: Config) -> int:
+    limit = chosen.limits.upload_bytes
+    folder = Folder(given.folder, given.prefix.strip("/"), limit)
+
+    async def work(progress: Progress) -> None:
+        async with (
+            Pool(chosen.workers, chosen.limits, chosen.render) as pool,
+            open_storage(chosen, os.environ) as kept,
+        ):
+            known = Originals(kept.originals).head
+            rules = _rules(given)
+            await import_folder(
+                folder, kept.originals, pool, progress, rules, look=known
+            )
+
+    return run(work)
+
+
+def _copy_arguments(parser: ArgumentParser) -> None:
+    place = "disk:DIR (DIR as the option `data`), swift, or swift:CONTAINER"
+    for word, name in (("--from", "source"), ("--to", "target")):
+        parser.add_argument(word, dest=name, required=True, metavar="PLACE", help=place)
+    _moving_arguments(parser)
+
+
+def _copy(given: Namespace, chosen: Config) -> int:
+    source, target = read_place(given.source), read_place(given.target)
+    check_source(source)
+
+    async def work(progress: Progress) -> None:
+        async with (
+            open_place(source, chosen, os.environ, make=False) as one,
+            open_place(target, chosen, os.environ, make=True) as other,
+        ):
+            await copy(one, other, progress, _rules(given))
+
+    return run(work)
+
+
+# -- url-key ---------------------------------------------------------------------------
+
+
+def _url_key_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--rotate",
+        action="store_true",
+        required=True,
+        help="sign with a new random key; what the old one has signed stays valid until"
+        " the next time",
+    )
+
+
+def _url_key(given: Namespace, chosen: Config) -> int:
+    log(debug=given.debug)
+
+    async def rotate() -> None:
+        async with open_storage(chosen, os.environ) as kept:
+            await kept.signer.rotate()
+
+    asyncio.run(rotate())
+    sys.stdout.write("temporary URLs are signed with a new key\n")
+    return 0
+
+
+# -- the table -------------------------------------------------------------------------
+
+COMMANDS = (
+    Command("serve", "serve images; also without any command", _serve),
+    Command(
+        "nginx-conf", "write nginx's configuration", _nginx_conf, _nginx_conf_arguments
+    ),
+    Command(
+        "with-nginx",
+        "serve together with an nginx of its own",
+        _with_nginx,
+        _with_nginx_arguments,
+    ),
+    Command("import", "store the images of a folder", _import, _import_arguments),
+    Command("copy", "copy all originals to another store", _copy, _copy_arguments),
+    Command(
+        "url-key", "change what signs temporary URLs", _url_key, _url_key_arguments
+    ),
+)
+"""All of them; the first is done where none is named."""
