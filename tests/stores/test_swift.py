@@ -432,6 +432,80 @@ async def test_credentials_that_keystone_refuses_are_an_error_at_the_start(
     assert "not the password" not in str(raised.value)
 
 
+async def test_a_region_without_swift_is_an_error_at_the_start(cloud: Cloud) -> None:
+    environment = {**cloud.environment, "OS_REGION_NAME": "Elsewhere"}
+
+    with pytest.raises(ConfigError, match=r"in Elsewhere region not found$"):
+        async with opened_account(environment):
+            pass
+
+
+async def test_a_keystone_that_hangs_does_not_keep_a_store_from_opening(
+    cloud: Cloud, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("image_repo.stores.account.START_SECONDS", 0.3)
+    monkeypatch.setattr("image_repo.stores.swift.START_SECONDS", 0.3)
+    started = time.monotonic()
+    try:
+        await asyncio.to_thread(cloud.processes["keystone"].pause)
+        async with (
+            opened_account(cloud.environment, HASTY) as account,
+            container(account) as store,
+        ):
+            assert time.monotonic() - started < 3
+            with pytest.raises(StoreError, match="Keystone gives no token"):
+                await store.head("x")
+            await asyncio.to_thread(cloud.heal)
+            await asyncio.sleep(1.1)
+
+            await put(store, "x", b"body")
+            assert await body_of(store, "x") == b"body"
+    finally:
+        await asyncio.to_thread(cloud.heal)
+
+
+async def test_a_server_of_swift_that_dies_leaves_no_half_object(
+    cloud: Cloud, store: SwiftStore
+) -> None:
+    old, new = os.urandom(8_000_000), os.urandom(8_000_000)
+    await put(store, "x", old)
+    server = cloud.processes["object"]
+    try:
+        for pause in (0.02, 0.06):
+            work = [
+                asyncio.create_task(put(store, "x", new)),
+                asyncio.create_task(body_of(store, "x")),
+            ]
+            await asyncio.sleep(pause)
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(cloud.heal)
+            stored, seen = await asyncio.gather(*work, return_exceptions=True)
+
+            assert isinstance(seen, StoreError) or seen in (old, new)
+            now = await body_of(store, "x")
+            assert (
+                now == new if not isinstance(stored, Exception) else now in (old, new)
+            )
+    finally:
+        await asyncio.to_thread(cloud.heal)
+
+
+@pytest.mark.slow
+async def test_all_of_it_may_be_killed_and_comes_back(
+    cloud: Cloud, store: SwiftStore
+) -> None:
+    await put(store, "x", b"body")
+    for process in cloud.processes.values():
+        await asyncio.to_thread(process.kill)
+    with pytest.raises(StoreError):
+        await store.head("x")
+
+    await asyncio.to_thread(cloud.heal)
+
+    assert await body_of(store, "x") == b"body"
+    assert await keys(store) == ["x"]
+
+
 async def test_a_token_that_cannot_be_renewed_early_is_used_while_swift_takes_it(
     cloud: Cloud, keystone: Between
 ) -> None:

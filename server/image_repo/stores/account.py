@@ -6,6 +6,7 @@ waited, what is asked again, and when Keystone is asked for another token.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
 import threading
@@ -28,6 +29,9 @@ from image_repo.stores.wire import Endpoint, LostError, RefusedError, Wire
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+START_SECONDS: Final = 5.0
+"""How long a start waits for Keystone, and for each container, before it goes on."""
 
 ATTEMPTS: Final = 3
 """How often one thing is asked at most, not counting a renewed token."""
@@ -115,9 +119,13 @@ class Account:
         """Get a token if Keystone gives one; if it does not answer that can wait.
 
         Raises:
-            ConfigError: Keystone refuses the credentials.
+            ConfigError: Keystone refuses the credentials, or knows no Swift.
         """
-        await reading(self._log_in, self._threads)
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await reading(self._log_in, self._threads)
+        except TimeoutError:
+            logger.warning("Keystone at %s does not answer", self._identity.auth_url)
         return self
 
     async def __aexit__(
@@ -168,17 +176,16 @@ class Account:
             return url.rstrip("/")
 
     def _log_in(self) -> None:
+        where = self._identity.auth_url
         try:
-            self._session.get_token()
+            self._opened()
         except (exceptions.Unauthorized, exceptions.Forbidden) as error:
-            raise ConfigError(
-                f"Keystone at {self._identity.auth_url} refuses the credentials"
-            ) from error
+            raise ConfigError(f"Keystone at {where} refuses the credentials") from error
+        except exceptions.EndpointNotFound as error:
+            raise ConfigError(f"Keystone at {where}: {error}") from error
         except exceptions.ClientException as error:
             logger.warning(
-                "Keystone at %s does not give a token yet: %s",
-                self._identity.auth_url,
-                type(error).__name__,
+                "Keystone at %s gives no token yet: %s", where, type(error).__name__
             )
 
     def _attempts(
@@ -263,5 +270,5 @@ class Account:
             region_name=self._identity.region_name or None,
         )
         if url is None:
-            raise exceptions.EndpointNotFound("the catalogue has no object store here")
+            raise exceptions.EndpointNotFound("the catalogue has no object store")
         return url

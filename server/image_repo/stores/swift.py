@@ -6,6 +6,7 @@ bytes, or of the segments' where another tool has put a large object in several.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import sys
@@ -22,7 +23,7 @@ from typing import BinaryIO, Final, Self, TypeVar
 from urllib.parse import quote, unquote
 
 from image_repo.errors import ConfigError, StoreError
-from image_repo.stores.account import Account
+from image_repo.stores.account import START_SECONDS, Account
 from image_repo.stores.store import (
     MAX_KEY,
     Object,
@@ -88,13 +89,16 @@ class SwiftStore:
         """
         doing = f"cannot open container {self._container!r}"
         try:
-            await self._account.ask(doing, self._make_container, changes=True)
+            async with asyncio.timeout(START_SECONDS):
+                await self._account.ask(doing, self._make_container)
         except RefusedError as error:
             missing = error.status == HTTPStatus.NOT_FOUND
             reason = "there is none" if missing else str(error)
             raise ConfigError(f"{doing}: {reason}") from error
         except StoreError as error:
-            logger.warning("%s yet: %s", doing, error)
+            logger.warning("not yet: %s", error)
+        except TimeoutError:
+            logger.warning("not yet: %s: no answer in %g s", doing, START_SECONDS)
         return self
 
     async def __aexit__(
