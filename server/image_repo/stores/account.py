@@ -225,43 +225,65 @@ class Account:
         if wire is None or wire.url != to.url:
             options = self.options
             timeout = (options.connect_seconds, options.read_seconds)
-            wire = self._local.wire = Wire(to.url, timeout, self._identity.verify)
+            longest = options.transfer_seconds
+            verify = self._identity.verify
+            wire = self._local.wire = Wire(to.url, timeout, longest, verify)
             self._wires.append(wire)
         return wire
 
     def _opened(self) -> Endpoint:
         """Return where the account is, with a token that is valid for a while.
 
-        One thread at a time asks Keystone; who waited for it has its answer, or its
-        failure if that is not older than `REFUSAL_SECONDS`.
+        One thread at a time asks Keystone. Who has a token that Swift may still take
+        does not wait for it; who waits has its answer, or its failure if that is not
+        older than `REFUSAL_SECONDS`.
+        """
+        known = self._endpoint
+        if known is None:
+            self._lock.acquire()
+        elif not self._lock.acquire(blocking=False):
+            return known
+        try:
+            return self._asked()
+        finally:
+            self._lock.release()
+
+    def _asked(self) -> Endpoint:
+        until, message = self._refusal
+        if time.monotonic() < until:
+            if self._endpoint is None:
+                raise exceptions.ClientException(message)
+            return self._endpoint
+        try:
+            # From memory, unless there is none or it ends within two minutes.
+            token = self._session.get_token() or ""
+            who = self._identity
+            url = who.storage_url or self._catalogued(who.interface)
+        except exceptions.ClientException as error:
+            self._refusal = (time.monotonic() + REFUSAL_SECONDS, str(error))
+            if self._endpoint is None:
+                raise
+            return self._endpoint  # Swift may still take its token
+        if self._endpoint is None or self._endpoint.token != token:
+            self._endpoint = Endpoint(url.rstrip("/"), token)
+        return self._endpoint
+
+    def _renew(self, refused: Endpoint) -> bool:
+        """Have a new token fetched, unless another thread has done so.
+
+        Returns whether there may be a better one: a Swift that can't ask Keystone
+        refuses them all.
         """
         with self._lock:
-            until, message = self._refusal
-            if time.monotonic() < until:
-                if self._endpoint is None:
-                    raise exceptions.ClientException(message)
-                return self._endpoint
-            try:
-                # From memory, unless there is none or it ends within two minutes.
-                token = self._session.get_token() or ""
-                who = self._identity
-                url = who.storage_url or self._catalogued(who.interface)
-            except exceptions.ClientException as error:
-                self._refusal = (time.monotonic() + REFUSAL_SECONDS, str(error))
-                if self._endpoint is None:
-                    raise
-                return self._endpoint  # Swift may still take its token
-            if self._endpoint is None or self._endpoint.token != token:
-                self._endpoint = Endpoint(url.rstrip("/"), token)
-            return self._endpoint
-
-    def _renew(self, refused: Endpoint) -> None:
-        """Have a new token fetched, unless another thread has done so."""
-        with self._lock:
             if self._endpoint is refused:
+                now = time.monotonic()
+                if now < self._renewed + REFUSAL_SECONDS:
+                    return False
+                self._renewed = now
                 self._endpoint = None
                 self._refusal = (0.0, "")
                 self._session.invalidate()
+            return True
 
     def _catalogued(self, interface: str) -> str:
         url: str | None = self._session.get_endpoint(

@@ -11,7 +11,6 @@ import hashlib
 import logging
 import sys
 import tempfile
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -153,7 +152,7 @@ class SwiftStore:
             # A 202 has no ETag: what is there was put by another with a later clock.
             if answer.get("etag", "").strip('"') != etag:
                 raise LostError("Swift has other bytes than it was sent")
-            modified = parsedate_to_datetime(answer["last-modified"])
+            modified = _modified(answer)
             # Swift has rounded up, by less than a second.
             ends = modified + timedelta(seconds=(lifetime or 0) - 1)
             return Stored(
@@ -238,23 +237,18 @@ class SwiftStore:
             wire.put_container(to, self._container)
             logger.info("made container %s", self._container)
 
-    def _until(self) -> float:
-        return time.monotonic() + self._account.options.transfer_seconds
-
     def _send(
         self, wire: Wire, to: Endpoint, key: str, body: BinaryIO, headers: Headers
     ) -> Headers:
-        return wire.put(to, self._container, key, body, headers, self._until())
+        return wire.put(to, self._container, key, body, headers)
 
     def _receive(self, key: str, headers: Headers, body: Iterator[bytes]) -> Object:
         """Return the object that is arriving, once all of it is here and right."""
-        stored, until = _stored(key, headers), self._until()
+        stored = _stored(key, headers)
         checksum = hashlib.md5(usedforsecurity=False)
         with ExitStack() as stack:
             file = stack.enter_context(_temporary(key, self._spool))
             for chunk in body:
-                if time.monotonic() > until:
-                    raise LostError("the object takes too long to arrive")
                 checksum.update(chunk)
                 _write(file, key, chunk)
             if file.tell() != stored.size:
@@ -274,7 +268,7 @@ def _stored(key: str, headers: Headers) -> Stored:
             int(headers["content-length"]),
             headers["etag"].strip('"'),
             headers.get("content-type", ""),
-            parsedate_to_datetime(headers["last-modified"]),
+            _modified(headers),
             {
                 # swiftclient has undone one of the two quotings.
                 header.removeprefix(META): unquote(value)
@@ -283,8 +277,15 @@ def _stored(key: str, headers: Headers) -> Stored:
             },
             None if ends is None else datetime.fromtimestamp(int(ends), UTC),
         )
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, OverflowError) as error:
         raise LostError("Swift does not say what the object is") from error
+
+
+def _modified(headers: Headers) -> datetime:
+    try:
+        return parsedate_to_datetime(headers["last-modified"])
+    except (KeyError, ValueError) as error:
+        raise LostError("Swift does not say when the object was put") from error
 
 
 def _metadata(given: Mapping[str, str]) -> dict[str, str]:

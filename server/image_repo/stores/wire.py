@@ -68,6 +68,7 @@ class Wire:
     Args:
         url: The account's storage URL.
         timeout: Seconds to connect, and seconds without a byte.
+        longest: Seconds that all bytes of one body may take, there or back.
         verify: A file of certificates; True: those of the system.
 
     Attributes:
@@ -75,11 +76,16 @@ class Wire:
     """
 
     def __init__(
-        self, url: str, timeout: tuple[float, float], verify: str | bool = True
+        self,
+        url: str,
+        timeout: tuple[float, float],
+        longest: float,
+        verify: str | bool = True,
     ) -> None:
         cacert = verify if isinstance(verify, str) else None
         self.url = url
-        self._http = _Connection(url, cacert=cacert, timeout=timeout)
+        self._longest = longest
+        self._http = _Connection(url, longest, cacert=cacert, timeout=timeout)
         self._parsed = urlsplit(url)
 
     def close(self) -> None:
@@ -106,7 +112,7 @@ class Wire:
             headers=dict(headers),
         )
         try:
-            yield found, _pieces(body.resp.raw)
+            yield found, _pieces(body.resp.raw, time.monotonic() + self._longest)
         finally:
             body.close()
 
@@ -117,7 +123,6 @@ class Wire:
         key: str,
         body: BinaryIO,
         headers: Headers,
-        until: float,
     ) -> Headers:
         """Put an object; return the answer's headers.
 
@@ -127,17 +132,17 @@ class Wire:
             key: Under which name.
             body: As many bytes of it are sent as the headers say.
             headers: What is said of it, its Content-Length among that.
-            until: On the monotonic clock; by then it must have been sent.
         """
         answer: dict[str, dict[str, str]] = {}
         body.seek(0)
+        sent = _Bounded(body, time.monotonic() + self._longest)
         self._ask(
             client.put_object,
             to,
             container,
             key,
             # An empty file would be sent with a length and in chunks, too.
-            contents=b"" if headers["Content-Length"] == "0" else _Bounded(body, until),
+            contents=b"" if headers["Content-Length"] == "0" else sent,
             headers=dict(headers),
             response_dict=answer,
         )
@@ -203,16 +208,22 @@ class Wire:
 
 
 class _Connection(client.HTTPConnection):  # type: ignore[misc] # has no types
-    """A connection that asks for exactly the path it is given.
+    """A connection that asks for exactly the path it is given, and takes any answer.
 
     requests resolves `..` and `.` in a path by itself: a key with such a segment would
     be another object, or lie in another container.
     """
 
     def __init__(
-        self, url: str, *, cacert: str | None, timeout: tuple[float, float]
+        self,
+        url: str,
+        longest: float,
+        *,
+        cacert: str | None,
+        timeout: tuple[float, float],
     ) -> None:
         super().__init__(url, cacert=cacert, timeout=timeout)
+        self._longest = longest
         session: requests.Session = self.request_session
         verify = self.requests_args["verify"]
         self._sending = session.merge_environment_settings(url, {}, True, verify, None)
@@ -238,6 +249,20 @@ class _Connection(client.HTTPConnection):  # type: ignore[misc] # has no types
             asked, timeout=timeout, allow_redirects=False, **self._sending
         )
 
+    def getresponse(self) -> object:
+        """Return the answer with what swiftclient asks it for.
+
+        By itself it takes a header for UTF-8, though Swift keeps for an object what it
+        is given, and waits for an end that may never come.
+        """
+        answer = super().getresponse()
+        until = time.monotonic() + self._longest
+        answer.getheaders = lambda: [
+            (_text(name), _text(value)) for name, value in answer.headers.items()
+        ]
+        answer.read = lambda: _whole(answer, until)
+        return answer
+
 
 class _Bounded:
     """A body whose sending ends when its time is over."""
@@ -252,10 +277,24 @@ class _Bounded:
         return self._file.read(size)
 
 
-def _pieces(body: urllib3.BaseHTTPResponse) -> Iterator[bytes]:
-    """Yield what arrives, as it arrives: who takes it watches the time."""
+def _text(header: str) -> str:
+    """Return UTF-8 that http.client has decoded as Latin-1; it may be anything."""
+    return header.encode("latin-1").decode(errors="replace")
+
+
+def _whole(answer: requests.Response, until: float) -> bytes:
+    try:
+        return b"".join(_pieces(answer.raw, until))
+    finally:
+        answer.close()  # keeps the connection if all has been read
+
+
+def _pieces(body: urllib3.BaseHTTPResponse, until: float) -> Iterator[bytes]:
+    """Yield what arrives, as it arrives, until some time on the monotonic clock."""
     with _translated():
         while piece := body.read1(CHUNK):
+            if time.monotonic() > until:
+                raise LostError("the answer takes too long to arrive")
             yield piece
 
 
@@ -271,3 +310,6 @@ def _translated() -> Iterator[None]:
         raise LostError("Swift does not answer in time") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
         raise LostError("the connection to Swift failed") from error
+    except (KeyError, ValueError) as error:
+        # A gateway before Swift has answered, with a page of its own.
+        raise LostError("Swift's answer makes no sense") from error
