@@ -40,7 +40,8 @@ PAUSE: Final = 0.1
 """Seconds before the second attempt; twice as long before the third."""
 
 REFUSAL_SECONDS: Final = 1.0
-"""How long Keystone is left alone after it failed: all who ask meanwhile fail too."""
+"""How long Keystone is left alone after it failed, or after Swift refused a token: it
+gives no better one so soon, and all who ask meanwhile fail too."""
 
 TRANSIENT: Final = {
     HTTPStatus.REQUEST_TIMEOUT,
@@ -114,6 +115,7 @@ class Account:
         self._lock = threading.Lock()
         self._endpoint: Endpoint | None = None
         self._refusal: tuple[float, str] = (0.0, "")
+        self._renewed = -REFUSAL_SECONDS
 
     async def __aenter__(self) -> Self:
         """Get a token if Keystone gives one; if it does not answer that can wait.
@@ -213,9 +215,8 @@ class Account:
         try:
             return work(self._wire(endpoint), endpoint)
         except RefusedError as error:
-            if error.status != HTTPStatus.UNAUTHORIZED:
+            if error.status != HTTPStatus.UNAUTHORIZED or not self._renew(endpoint):
                 raise
-        self._renew(endpoint)
         endpoint = self._opened()
         return work(self._wire(endpoint), endpoint)
 
