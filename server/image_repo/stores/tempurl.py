@@ -92,9 +92,11 @@ class SwiftSigner:
         Raises:
             StoreError: There are no temporary URLs, or only weakly signed ones.
         """
-        info = await self._account.ask(
-            "cannot ask what Swift can do", lambda wire, _: wire.capabilities()
-        )
+        doing = "cannot ask what Swift can do"
+        try:
+            info = await self._account.ask(doing, lambda wire, _: wire.capabilities())
+        except RefusedError as error:
+            raise StoreError(f"{doing}: {error}") from error
         return _Cluster(await self._account.public_url(), _digest(info))
 
     # The key
