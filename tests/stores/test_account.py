@@ -193,3 +193,26 @@ async def test_nobody_waits_for_keystone_who_has_a_token_that_swift_takes(
         took = sorted(await asyncio.gather(*(seconds() for _ in range(50))))
 
         assert took[-2] < 1.5  # one of them asks Keystone
+
+
+# -- containers ------------------------------------------------------------------------
+
+
+async def test_a_container_that_hangs_does_not_hold_up_another(
+    environment: Mapping[str, str], swift: Between
+) -> None:
+    async with (
+        opened_account(environment, HASTY) as account,
+        container(account) as one,
+        container(account) as other,
+    ):
+        swift.harm(faults.late(60), times=1000, method="HEAD", ends="/hangs")
+        hanging = [asyncio.create_task(one.head("hangs")) for _ in range(40)]
+        await asyncio.sleep(0.1)
+        started = time.monotonic()
+
+        await put(other, "x", b"body")
+
+        assert time.monotonic() - started < 1
+        outcomes = await asyncio.gather(*hanging, return_exceptions=True)
+        assert all(isinstance(outcome, StoreError) for outcome in outcomes)

@@ -62,7 +62,7 @@ class SwiftOptions:
 
     connections: int = option(
         16,
-        "Connections to Swift, each used by a thread of its own.",
+        "Connections to Swift for each container, each used by a thread of its own.",
         low=1,
         high=256,
     )
@@ -109,7 +109,7 @@ class Account:
         self.options = options
         self._identity = identity
         self._session = make_session(identity, timeout=options.read_seconds)
-        self._threads = ThreadPoolExecutor(options.connections, "swift")
+        self._lanes: dict[str, ThreadPoolExecutor] = {}
         self._local = threading.local()
         self._wires: list[Wire] = []
         self._lock = threading.Lock()
@@ -125,7 +125,7 @@ class Account:
         """
         try:
             async with asyncio.timeout(START_SECONDS):
-                await reading(self._log_in, self._threads)
+                await reading(self._log_in, self._lane(""))
         except TimeoutError:
             logger.warning("Keystone at %s does not answer", self._identity.auth_url)
         return self
@@ -136,18 +136,28 @@ class Account:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        await changing(self._threads.shutdown)
+        for threads in self._lanes.values():
+            threads.shutdown(wait=False)
+        for threads in self._lanes.values():
+            await changing(threads.shutdown)
         for wire in self._wires:
             wire.close()
 
     async def ask(
-        self, doing: str, work: Callable[[Wire, Endpoint], T], *, changes: bool = False
+        self,
+        doing: str,
+        work: Callable[[Wire, Endpoint], T],
+        *,
+        lane: str = "",
+        changes: bool = False,
     ) -> T:
         """Return what *work* returns; it runs in a thread and may run several times.
 
         Args:
             doing: Begins the message of an error, such as `cannot read 'x'`.
             work: Makes requests; raises what a `Wire` raises.
+            lane: It waits only for other work of this name: a container that hangs
+                must not take the connections of another.
             changes: Whether it changes something, so that a caller that is cancelled
                 waits for it.
 
@@ -158,8 +168,8 @@ class Account:
         until = time.monotonic() + self.options.patience
         attempts = functools.partial(self._attempts, doing, work, until)
         if changes:
-            return await changing(attempts, self._threads)
-        return await reading(attempts, self._threads)
+            return await changing(attempts, self._lane(lane))
+        return await reading(attempts, self._lane(lane))
 
     async def public_url(self) -> str:
         """Return the URL at which the account is for those who have no token.
@@ -168,9 +178,14 @@ class Account:
             StoreError: Keystone does not say it.
         """
         try:
-            return await reading(self._public_url, self._threads)
+            return await reading(self._public_url, self._lane(""))
         except exceptions.ClientException as error:
             raise StoreError("Keystone does not say where Swift is") from error
+
+    def _lane(self, name: str) -> ThreadPoolExecutor:
+        if name not in self._lanes:
+            self._lanes[name] = ThreadPoolExecutor(self.options.connections, "swift")
+        return self._lanes[name]
 
     def _public_url(self) -> str:
         with self._lock:

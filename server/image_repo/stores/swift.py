@@ -89,7 +89,9 @@ class SwiftStore:
         doing = f"cannot open container {self._container!r}"
         try:
             async with asyncio.timeout(START_SECONDS):
-                await self._account.ask(doing, self._make_container)
+                await self._account.ask(
+                    doing, self._make_container, lane=self._container
+                )
         except RefusedError as error:
             missing = error.status == HTTPStatus.NOT_FOUND
             reason = "there is none" if missing else str(error)
@@ -216,7 +218,9 @@ class SwiftStore:
     ) -> T | None:
         """Return what *work* returns; None: there is no such object."""
         try:
-            return await self._account.ask(doing, work, changes=changes)
+            return await self._account.ask(
+                doing, work, lane=self._container, changes=changes
+            )
         except RefusedError as error:
             if error.status == HTTPStatus.NOT_FOUND:
                 return None
