@@ -92,6 +92,39 @@ async def test_all_that_was_superseded_is_known_as_old() -> None:
         assert await bench.current() == ours
 
 
+async def test_what_another_put_before_us_is_old_though_we_never_saw_it() -> None:
+    bench = Bench()
+    await bench.put(b"A")
+    await bench.other(b"Z")
+    unseen = bench.store.state()
+    await bench.other(b"Y")
+    ours = await bench.put(b"B")
+
+    bench.store.lag(unseen)
+    assert await bench.current() == ours
+
+    bench.store.catch_up()
+    await bench.delete()
+    bench.store.lag(unseen)
+    assert await bench.current() is None
+
+
+async def test_what_lies_beside_the_image_is_not_taken_for_what_we_have_put() -> None:
+    bench = Bench()
+    await bench.store.put("x.png", io.BytesIO(b"old"), media_type="x/y")
+    beside = bench.store.state()
+    await bench.put(b"A")
+    bench.now += LAG_SECONDS
+    ours = await bench.put(b"B")
+
+    bench.store.lag(beside)
+    with pytest.raises(StoreError, match="not have the image 'x' yet"):
+        await bench.current()
+
+    bench.store.catch_up()
+    assert await bench.current() == ours
+
+
 async def test_bytes_that_come_back_by_us_are_current_again() -> None:
     bench = Bench()
     first = await bench.put(b"A")

@@ -31,11 +31,14 @@ NEW_SECONDS = 10.0
 """How long after our own put a store that has nothing is taken to lag: seconds, as the
 replicas of one put differ. After that another server's delete is more likely."""
 
+LOOKS = 2
+"""How often a store that has nothing is asked before it is taken to lag."""
+
 SUPERSEDED = 16
 """How many objects are known as superseded of one image, the last ones."""
 
-Mark = tuple[str, datetime]
-"""Revision and time: the same bytes put again have another one."""
+Mark = tuple[str, str, datetime]
+"""Key, revision and time: the same bytes put again have another one."""
 
 
 def unknown(image: ImageName) -> UnknownImageError:
@@ -105,15 +108,16 @@ class Revisions:
         Raises:
             StoreError: The store failed, or does not have yet what was put just now.
         """
-        found = await self._originals.head(image)
-        if found is None and self._is_new(image):
+        for _ in range(LOOKS):
             found = await self._originals.head(image)
-            if found is None and self._is_new(image):
-                raise not_yet(image)
-        change = self._changes.get(image)
-        if found is not None and change is not None and _is_old(found, change):
-            return change.latest
-        return found
+            change = self._changes.get(image)
+            if change is None:
+                return found
+            if found is not None and _is_old(found, change):
+                return change.latest
+            if not self._lacks(found, change):
+                return found
+        raise not_yet(image)
 
     async def current(self, image: ImageName) -> Revision | None:
         """Return the revision of an original; None: there is none.
@@ -206,12 +210,15 @@ class Revisions:
         )
         self._changes.put(image, change)
 
-    def _is_new(self, image: ImageName) -> bool:
-        """Return whether the store may not have yet what we have put."""
-        change = self._changes.get(image)
-        if change is None or change.latest is None:
+    def _lacks(self, found: Stored | None, change: _Change) -> bool:
+        """Return whether the store seems not to have yet what we have put.
+
+        Then what another tool has put beside it may answer to the name.
+        """
+        latest = change.latest
+        if latest is None or self._clock() >= change.new_until:
             return False
-        return self._clock() < change.new_until
+        return found is None or found.key != latest.key
 
     def _last_change(self, image: ImageName) -> int:
         change = self._changes.get(image)
@@ -219,14 +226,21 @@ class Revisions:
 
 
 def _mark(stored: Stored) -> Mark:
-    return (stored.revision, stored.modified)
+    return (stored.key, stored.revision, stored.modified)
 
 
 def _is_old(stored: Stored, change: _Change) -> bool:
-    """Return whether *change* has superseded *stored*.
+    """Return whether *change*, or one before it, has superseded *stored*.
 
     The bytes of the latest are never old, though they may have been there before.
     """
-    if change.latest is not None and stored.revision == change.latest.revision:
-        return False
-    return _mark(stored) in change.superseded
+    marks = change.superseded
+    if change.latest is not None:
+        if stored.revision == change.latest.revision:
+            return False
+        marks += (_mark(change.latest),)
+    # The last writer wins: of one key all that is older than what is known to have
+    # been there was superseded, too, though it has never been seen here.
+    return _mark(stored) in marks or any(
+        key == stored.key and stored.modified < at for key, _, at in marks
+    )
