@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import unicodedata
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ from image_repo import names
 from image_repo.errors import StoreError
 from image_repo.formats import FORMATS, by_extension
 from image_repo.names import ImageName
-from image_repo.originals import KEY_SECONDS, LISTED, Originals
+from image_repo.originals import KEY_SECONDS, LISTED, Named, Originals
 from image_repo.stores.memory import MemoryStore
 from image_repo.stores.store import Object, Stored
 
@@ -311,3 +313,143 @@ async def test_what_is_deleted_by_its_name_is_listed_no_more(every: set[str]) ->
         assert await bench.names() == []
         left = {key async for key in bench.store.list()}
         assert left == {key for key in every if model(key) is None}
+
+
+# Listings in pages
+
+
+async def page(bench: Bench, after: str, size: int) -> list[Named]:
+    found: list[Named] = []
+    async with aclosing(bench.originals.named("", after)) as listed:
+        async for named in listed:
+            found.append(named)
+            if len(found) == size:
+                break
+    return found
+
+
+async def pages(bench: Bench, sizes: list[int]) -> list[Named]:
+    """List in pages of these sizes in turn, each after the last key of another."""
+    found: list[Named] = []
+    for size in itertools.cycle(sizes):
+        more = await page(bench, found[-1].key if found else "", size)
+        if not more:
+            break
+        found += more
+    return found
+
+
+def spelled_once(every: set[str]) -> set[str]:
+    """Leave out names in NFD that are there in NFC too: they may come on two pages."""
+    composed = {model(key) for key in every if unicodedata.is_normalized("NFC", key)}
+    return {
+        key
+        for key in every
+        if unicodedata.is_normalized("NFC", key) or model(key) not in composed
+    }
+
+
+@given(
+    st.sets(keys, max_size=25).map(spelled_once),
+    st.lists(st.integers(1, 4), min_size=1, max_size=3),
+)
+async def test_pages_have_together_what_one_listing_has(
+    every: set[str], sizes: list[int]
+) -> None:
+    async with Bench(*every) as bench:
+        whole = [named async for named in bench.originals.named()]
+
+        assert await pages(bench, sizes) == whole
+
+
+async def test_an_image_of_an_earlier_page_does_not_come_again_with_an_extension() -> (
+    None
+):
+    every = ["x", "x-y", "x.1.jpg", "x.GIF", "x.gif", "x.jpg", "x.jpg.png", "x/y"]
+    async with Bench(*every) as bench:
+        listed = [(named.image, named.key) for named in await pages(bench, [1])]
+
+    assert listed == [
+        ("x", "x"), ("x-y", "x-y"), ("x.1", "x.1.jpg"), ("x.jpg", "x.jpg.png"),
+        ("x/y", "x/y"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        ("", ["a", "b-c", "b", "c"]),
+        ("a", ["b-c", "b", "c"]),
+        ("b", ["b-c", "c"]),
+        ("b.gif", ["c"]),
+        ("aa", ["b-c", "b", "c"]),
+        ("z", []),
+    ],
+)
+async def test_a_listing_goes_on_after_a_name_as_after_a_key(
+    after: str, expected: list[str]
+) -> None:
+    async with Bench("a", "a.jpg", "b-c", "b.gif", "b.jpg", "c.jpg") as bench:
+        listed = [named.image async for named in bench.originals.named("", after)]
+
+    assert listed == expected
+
+
+async def test_pages_of_our_own_uploads_cost_no_questions_but_the_listing() -> None:
+    async with Bench("x", "x/y", "x0", "y") as bench:
+        bench.store.asked.clear()
+
+        await pages(bench, [1])
+
+        assert bench.store.asked == {"list": 5}
+
+
+@given(st.sets(keys, max_size=25), image_names | st.text("xa.-/e\u00e9", max_size=4))
+async def test_a_prefix_chooses_the_names_that_begin_so(
+    every: set[str], prefix: str
+) -> None:
+    prefix = unicodedata.normalize("NFC", prefix)
+    async with Bench(*every) as bench:
+        whole = {named.image async for named in bench.originals.named()}
+
+        chosen = [named.image async for named in bench.originals.named(prefix)]
+
+    assert len(chosen) == len(set(chosen))
+    assert set(chosen) == {name for name in whole if name.startswith(prefix)}
+
+
+@pytest.mark.parametrize("name", ["\u00e9\u0329x", "\u00e9x", "\uac01"])
+async def test_a_prefix_chooses_names_that_macos_has_spelled(name: str) -> None:
+    async with Bench(unicodedata.normalize("NFD", name)) as bench:
+        for end in range(len(name) + 1):
+            chosen = [one.image async for one in bench.originals.named(name[:end])]
+
+            assert chosen == [name]
+
+
+@given(st.sets(keys, max_size=25), st.booleans())
+async def test_entries_are_the_names_with_size_and_date_of_what_is_served(
+    every: set[str], resumed: bool
+) -> None:
+    async with Bench(*spelled_once(every)) as bench:
+        after = sorted(every)[len(every) // 2] if resumed and every else ""
+        listed = [named async for named in bench.originals.named("", after)]
+
+        entries = [entry async for entry in bench.originals.entries("", after)]
+
+        assert [Named(entry.image, entry.key) for entry in entries] == listed
+        for entry in entries:
+            stored = await bench.originals.head(entry.image)
+            assert stored is not None
+            # Of x.jpg and x.jpg.png the first answers to the name x.jpg, too.
+            if entry.image not in every or model(entry.image) == entry.image:
+                assert (entry.size, entry.modified) == (stored.size, stored.modified)
+
+
+async def test_an_entry_does_not_wait_for_ever_for_a_better_original() -> None:
+    between = [f"x.gif/{n:04}" for n in range(LISTED + 1)]
+    async with Bench("x.gif", *between, "x.jpg", "y.png") as bench:
+        entries = [entry async for entry in bench.originals.entries()]
+
+    assert [entry.image for entry in entries] == ["x", *between, "y"]
+    assert entries[0].size == len("x.gif")

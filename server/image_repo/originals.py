@@ -7,20 +7,19 @@ filled is taken as it is: `plots/site-7.JPG` answers to the image `plots/site-7`
 from __future__ import annotations
 
 import time
-import unicodedata
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, Final, TypeVar
 
-from image_repo import names
-from image_repo.errors import BadRequestError
+from image_repo import keys
 from image_repo.flights import Remembered
-from image_repo.formats import by_extension, rank
-from image_repo.stores.store import MAX_KEY
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from image_repo.names import ImageName
-    from image_repo.stores.store import Object, Store, Stored
+    from image_repo.stores.store import Listed, Object, Store, Stored
 
 T = TypeVar("T")
 
@@ -31,8 +30,31 @@ LISTED: Final = 1000
 """Keys that begin as a name does and are looked through for its extensions: one
 request. Of a name with more of them, an extension that sorts late may be missed."""
 
-SPELLINGS: Final = 10_000
-"""Names that Unicode spells in two ways that one listing keeps in mind: some MB."""
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """An image in a listing.
+
+    Attributes:
+        image: Its name.
+        key: The first that answers to it: its place in the listing.
+    """
+
+    image: ImageName
+    key: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Named):
+    """An image in a listing that says more.
+
+    Attributes:
+        size: Bytes of the original.
+        modified: When it was put, with a time zone.
+    """
+
+    size: int
+    modified: datetime
 
 
 class Originals:
@@ -116,38 +138,80 @@ class Originals:
         with self._changing(image):
             # What is served goes last: if one of them stays, it is never one that
             # was out of sight before.
-            keys = reversed(await self._keys_of(image))
-            return any([await self._store.delete(key) for key in keys])
+            answering = reversed(await self._keys_of(image))
+            return any([await self._store.delete(key) for key in answering])
 
-    async def names(self) -> AsyncIterator[ImageName]:
-        """Yield the name of each image once, in the order of the keys.
-
-        Of images whose names Unicode spells in two ways, and are in the store in both,
-        those beyond the first `SPELLINGS` may come twice.
+    async def names(self, prefix: str = "") -> AsyncGenerator[ImageName, None]:
+        """Yield the names of `named`.
 
         Raises:
             StoreError: The store failed.
         """
-        # Keys that begin alike come one after the other, because they come in the
-        # order of their bytes. All that answers to `x` begins with `x`. So as soon as
-        # a key does not begin with `x`, no later one answers to it, and it need not
-        # be remembered; what is, are beginnings of one key: at most MAX_KEY of them.
-        begun: list[str] = []
-        spelled: set[ImageName] = set()
-        async for key in self._store.list():
-            begun = [stem for stem in begun if key.startswith(stem)]
-            stem = _stem(key)
-            image = None if stem in begun else _image(stem)
-            if image is None:
-                continue
-            begun.append(stem)
-            # The two spellings of a name lie anywhere in the list.
-            if not unicodedata.is_normalized("NFD", image):
-                if image in spelled:
-                    continue
-                if len(spelled) < SPELLINGS:
-                    spelled.add(image)
-            yield image
+        async for found in self.named(prefix):
+            yield found.image
+
+    async def named(
+        self, prefix: str = "", after: str = ""
+    ) -> AsyncGenerator[Named, None]:
+        """Yield each image once, in the order of the keys.
+
+        Of images whose names Unicode spells in two ways, and are in the store in both,
+        those beyond the first `keys.SPELLINGS` may come twice, and those of which one
+        spelling comes up to *after* may come again.
+
+        Args:
+            prefix: Begins the names, in NFC.
+            after: The key of the image after which to begin; its name does as well,
+                unless it ends in an extension.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        images = keys.Images(prefix)
+        for beginning in keys.beginnings(prefix):
+            async for key in self._store.list(beginning, after):
+                image = images.new(key)
+                if image is not None and not await self._given(key, after):
+                    yield Named(image, key)
+
+    async def entries(
+        self, prefix: str = "", after: str = ""
+    ) -> AsyncGenerator[Entry, None]:
+        """Yield the same as `named` with what the store lists of each image.
+
+        It is that of the original that is served, unless more than `LISTED` images
+        come between it and another that answers to the name.
+
+        Raises:
+            StoreError: The store failed.
+        """
+        images = keys.Images(prefix)
+        waiting = _Waiting()
+        for beginning in keys.beginnings(prefix):
+            async for listed in self._store.entries(beginning, after):
+                image = images.new(listed.key)
+                if image is None:
+                    waiting.compare(listed)
+                elif not await self._given(listed.key, after):
+                    waiting.add(Named(image, listed.key), listed)
+                for entry in waiting.settled(listed.key):
+                    yield entry
+        for entry in waiting.rest():
+            yield entry
+
+    async def _given(self, key: str, after: str) -> bool:
+        """Return whether a listing up to *after* has the image that *key* answers to.
+
+        Such a key lies before *after* and *key* behind it, so that both, and *after*,
+        begin with the stem.
+        """
+        stem = keys.stem(key)
+        if not after.startswith(stem):
+            return False
+        bare = keys.stem(stem) == stem  # otherwise it answers to a shorter name
+        if bare and (stem == after or await self._store.head(stem) is not None):
+            return True
+        return any(other <= after for other in await self._adopted(stem))
 
     async def _find(
         self, image: ImageName, ask: Callable[[str], Awaitable[T | None]]
@@ -177,7 +241,7 @@ class Originals:
         known = self._keys.get(image)
         if known is not None:
             yield known
-        for spelling in _spellings(image):
+        for spelling in keys.spellings(image):
             if spelling != image:
                 yield spelling
             for key in await self._adopted(spelling):
@@ -190,14 +254,11 @@ class Originals:
     async def _adopted(self, spelling: str) -> list[str]:
         """Return the listed keys that are *spelling* with an extension."""
         prefix = f"{spelling}."
-        found = []
         # Every extension begins with a letter; `@` is the last that comes before any.
         # So x.0001.jpg and the thousands after it do not stand in the way of x.jpg.
-        async for key in self._store.list(prefix, f"{prefix}@", LISTED):
-            extension = key.removeprefix(prefix)
-            if by_extension(extension) is not None:
-                found.append((rank(extension), not extension.islower(), key))
-        return [key for *_, key in sorted(found)]
+        listed = self._store.list(prefix, f"{prefix}@", LISTED)
+        found = [key async for key in listed if keys.stem(key) == spelling]
+        return sorted(found, key=lambda key: keys.order(spelling, key))
 
     @contextmanager
     def _changing(self, image: ImageName) -> Iterator[None]:
@@ -209,26 +270,37 @@ class Originals:
             self._keys.forget(image)
 
 
-def _spellings(image: ImageName) -> tuple[str, ...]:
-    """Return how other tools may spell a name: in NFC, and in NFD if that differs."""
-    apart = unicodedata.normalize("NFD", image)
-    # With an extension it must still be a key.
-    if apart == image or len(apart.encode()) >= MAX_KEY:
-        return (image,)
-    return (image, apart)
+class _Waiting:
+    """Images in a listing of which a better original may still come, in order."""
 
+    def __init__(self) -> None:
+        self._best: dict[str, tuple[Named, Listed]] = {}
 
-def _stem(key: str) -> str:
-    """Return *key* without its last segment's extension, if the table knows that."""
-    stem, _, extension = key.rpartition(".")
-    known = by_extension(extension) is not None
-    return stem if known and stem and not stem.endswith("/") else key
+    def add(self, found: Named, listed: Listed) -> None:
+        self._best[keys.stem(found.key)] = (found, listed)
 
+    def compare(self, listed: Listed) -> None:
+        """Let *listed* take the place of an original that it comes before."""
+        stem = keys.stem(listed.key)
+        if stem in self._best:
+            found, best = self._best[stem]
+            if keys.order(stem, listed.key) < keys.order(stem, best.key):
+                self._best[stem] = (found, listed)
 
-def _image(stem: str) -> ImageName | None:
-    """Return the image that is found as *stem*; None: no request can name it."""
-    try:
-        image = names.image_name(stem)
-    except BadRequestError:
-        return None
-    return image if stem in _spellings(image) else None
+    def settled(self, key: str) -> Iterator[Entry]:
+        """Take out those of which no better one comes from *key* on; more than fit."""
+        while self._best:
+            stem, (_, best) = next(iter(self._best.items()))
+            # "/" is what comes after ".".
+            if best.key != stem and key < f"{stem}/" and len(self._best) <= LISTED:
+                return
+            yield self._take(stem)
+
+    def rest(self) -> Iterator[Entry]:
+        """Take out all."""
+        for stem in list(self._best):
+            yield self._take(stem)
+
+    def _take(self, stem: str) -> Entry:
+        found, best = self._best.pop(stem)
+        return Entry(found.image, found.key, best.size, best.modified)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from image_repo.stores.store import MAX_KEY, Store, Stored
+from image_repo.stores.store import MAX_KEY, Listed, Store, Stored
 
 OpenStore = Callable[[], AbstractAsyncContextManager[Store]]
 
@@ -77,6 +77,13 @@ async def keys(
 ) -> list[str]:
     """Return what the store lists."""
     return [key async for key in store.list(prefix, after, limit)]
+
+
+async def entries(
+    store: Store, prefix: str = "", after: str = "", limit: int | None = None
+) -> list[Listed]:
+    """Return what the store lists, with what it says of each."""
+    return [entry async for entry in store.entries(prefix, after, limit)]
 
 
 class StoreSuite:
@@ -319,6 +326,25 @@ class StoreSuite:
             await put(store, key)
 
         assert await keys(store, prefix, after, limit) == expected
+        listed = await entries(store, prefix, after, limit)
+        assert [entry.key for entry in listed] == expected
+
+    async def test_a_listing_says_the_size_and_date_of_what_is_there(
+        self, store: Store
+    ) -> None:
+        for key in HOSTILE:
+            await put(store, key, b"first")
+        for size, key in enumerate(HOSTILE):
+            await put(store, key, bytes(size))
+
+        listed = await entries(store)
+
+        assert [entry.key for entry in listed] == sorted(HOSTILE, key=str.encode)
+        for entry in listed:
+            stored = await store.head(entry.key)
+            assert stored is not None
+            assert entry.size == stored.size == HOSTILE.index(entry.key)
+            assert abs(entry.modified - stored.modified) <= timedelta(seconds=1)
 
     async def test_a_listing_goes_on_over_many_pages(self, store: Store) -> None:
         some = [f"many/{n:04}" for n in range(1203)]
@@ -326,6 +352,7 @@ class StoreSuite:
 
         assert await keys(store) == some
         assert await keys(store, "many/", "many/1199") == some[1200:]
+        assert [entry.key for entry in await entries(store)] == some
 
     async def test_an_object_of_a_reader_is_always_one_whole_revision(
         self, store: Store

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -229,6 +229,44 @@ async def test_an_object_at_the_place_of_another_is_damaged(tmp_path: Path) -> N
         for key in ("a", "b"):
             with pytest.raises(StoreError, match=r"is damaged$"):
                 await store.head(key)
+
+
+async def test_a_listing_with_sizes_leaves_out_what_cannot_be_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with DirectoryStore(tmp_path) as store:
+        for key in ("a", "b", "c", "d"):
+            await put(store, key)
+        place(tmp_path, "b").write_bytes(b"bo")
+        place(tmp_path, "c").unlink()
+        place(tmp_path, "c").mkdir()
+
+        listed = [entry.key async for entry in store.entries()]
+        first = [entry.key async for entry in store.entries(limit=2)]
+
+    assert listed == first == ["a", "d"]
+    assert "'b' is damaged" in caplog.text
+
+
+async def test_a_listing_for_which_no_file_can_be_opened_is_an_error_of_the_store(
+    tmp_path: Path,
+) -> None:
+    async with DirectoryStore(tmp_path) as store:
+        await put(store, "a")
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        taken = [os.dup(0)]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 1, limits[1]))
+        try:
+            with suppress(OSError):
+                while True:
+                    taken.append(os.dup(0))
+
+            with pytest.raises(StoreError, match="Too many open files"):
+                store._listed("a")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+            for descriptor in taken:
+                os.close(descriptor)
 
 
 async def test_files_that_are_not_ours_are_passed_by(tmp_path: Path) -> None:

@@ -205,13 +205,35 @@ async def test_a_new_key_is_followed_after_a_while_and_old_links_stay_valid(
     assert urls[3].partition("&")[0] == urls[2].partition("&")[0]
 
 
+async def test_a_second_rotation_waits_until_nobody_signs_with_the_key_it_takes_away(
+    container: Container, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    signer = container.signer()
+    await signer.rotate()
+    url = await link(signer)
+    keys = await container.keys()
+
+    with pytest.raises(StoreError, match=r"try again in \d\d s$"):
+        await container.signer().rotate()
+
+    assert await container.keys() == keys
+    assert (await container.follow(url)).status == 200
+    monkeypatch.setattr(tempurl, "KEY_SECONDS", -tempurl.SETTLE_SECONDS)
+    await container.signer().rotate()
+    assert await container.keys() != keys
+
+
 async def test_rotating_together_leaves_one_key_that_all_use(
     container: Container,
 ) -> None:
     signers = [container.signer() for _ in range(4)]
 
-    await asyncio.gather(*(signer.rotate() for signer in signers))
+    done = await asyncio.gather(
+        *(signer.rotate() for signer in signers), return_exceptions=True
+    )
 
+    assert None in done
+    assert all(one is None or isinstance(one, StoreError) for one in done)
     urls = await asyncio.gather(*map(link, signers))
     assert {(await container.follow(url)).status for url in urls} == {200}
     key, former = await container.keys()
@@ -259,7 +281,7 @@ def test_a_configured_key_that_can_be_guessed_is_refused(account: Account) -> No
 
 def test_keys_are_not_shown(account: Account) -> None:
     assert OLD not in repr(SwiftSigner(account, "x", OLD))
-    assert OLD not in repr(tempurl._Keys(OLD, OLD, settling=False))
+    assert OLD not in repr(tempurl._Keys(OLD, OLD, settling=False, changed=0))
 
 
 async def test_who_may_not_change_the_container_is_told_so(

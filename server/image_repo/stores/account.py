@@ -116,6 +116,7 @@ class Account:
         self._endpoint: Endpoint | None = None
         self._refusal: tuple[float, str] = (0.0, "")
         self._renewed = -REFUSAL_SECONDS
+        self._trouble = ""
 
     async def __aenter__(self) -> Self:
         """Get a token if Keystone gives one; if it does not answer that can wait.
@@ -127,7 +128,7 @@ class Account:
             async with asyncio.timeout(START_SECONDS):
                 await reading(self._log_in, self._lane(""))
         except TimeoutError:
-            logger.warning("Keystone at %s does not answer", self._identity.auth_url)
+            self._say("it does not answer")
         return self
 
     async def __aexit__(
@@ -142,6 +143,11 @@ class Account:
             await changing(threads.shutdown)
         for wire in self._wires:
             wire.close()
+
+    @property
+    def opened(self) -> bool:
+        """Whether Keystone has given a token."""
+        return self._endpoint is not None
 
     async def ask(
         self,
@@ -200,10 +206,8 @@ class Account:
             raise ConfigError(f"Keystone at {where} refuses the credentials") from error
         except exceptions.EndpointNotFound as error:
             raise ConfigError(f"Keystone at {where}: {error}") from error
-        except exceptions.ClientException as error:
-            logger.warning(
-                "Keystone at %s gives no token yet: %s", where, type(error).__name__
-            )
+        except exceptions.ClientException:
+            pass  # said already, and asked again by whoever needs a token
 
     def _attempts(
         self, doing: str, work: Callable[[Wire, Endpoint], T], until: float
@@ -276,13 +280,25 @@ class Account:
             who = self._identity
             url = who.storage_url or self._catalogued(who.interface)
         except exceptions.ClientException as error:
+            self._say(str(error).partition("\n")[0])
             self._refusal = (time.monotonic() + REFUSAL_SECONDS, str(error))
             if self._endpoint is None:
                 raise
             return self._endpoint  # Swift may still take its token
+        self._say("")
         if self._endpoint is None or self._endpoint.token != token:
             self._endpoint = Endpoint(url.rstrip("/"), token)
         return self._endpoint
+
+    def _say(self, trouble: str) -> None:
+        """Log why Keystone gives no token, and that it does again, once each."""
+        if bool(trouble) != bool(self._trouble):
+            logger.warning(
+                "Keystone at %s gives %s",
+                self._identity.auth_url,
+                f"no token: {trouble}" if trouble else "tokens again",
+            )
+        self._trouble = trouble
 
     def _renew(self, refused: Endpoint) -> bool:
         """Have a new token fetched, unless another thread has done so.

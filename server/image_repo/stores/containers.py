@@ -110,7 +110,8 @@ def url_key(options: SwiftCacheOptions, environ: Mapping[str, str]) -> str:
         raise ConfigError(f"option {where}: {source.nothing}")
     if key and len(key.encode()) not in KEY_BYTES:
         raise ConfigError(
-            f"option {where}: it must have {KEY_BYTES[0]} to {KEY_BYTES[-1]} bytes"
+            f"option {where}: it must have {KEY_BYTES[0]} to {KEY_BYTES[-1]} bytes;"
+            " leave it out, and the container's own key signs, or a new one"
         )
     return key
 

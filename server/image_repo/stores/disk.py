@@ -12,8 +12,10 @@ a reader that finds no foot knows that something else has damaged the file.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import secrets
 import struct
@@ -24,12 +26,13 @@ from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO, Final, Self
+from typing import BinaryIO, Final, Self, TypeVar
 
 from image_repo.errors import StoreError
 from image_repo.stores import layout
 from image_repo.stores.store import (
     MAX_KEY,
+    Listed,
     Object,
     Stored,
     checked_key,
@@ -42,9 +45,15 @@ from image_repo.stores.store import (
     settled,
 )
 
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
 _FOOT: Final = struct.Struct(">II8s")  # length and CRC-32 of the metadata, then:
 _MAGIC: Final = b"ImgRepo1"
 _PAGE: Final = 1000  # keys listed by one visit to a thread
+_LOOKED: Final = 100  # files looked at by one visit: a disk that turns takes a second
+_EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE}  # says nothing about the object
 _TRIES: Final = 1000  # deletes that may take a folder away from under one put
 
 
@@ -109,9 +118,20 @@ class DirectoryStore:
         if len(prefix.encode()) > MAX_KEY:
             return
         found = islice(layout.walk(self._objects, prefix, after), limit)
-        while page := await in_thread(_page, found, prefix):
+        while page := await in_thread(_page, found, prefix, _PAGE):
             for key in page:
                 yield key
+
+    async def entries(
+        self, prefix: str = "", after: str = "", limit: int | None = None
+    ) -> AsyncIterator[Listed]:
+        if len(prefix.encode()) > MAX_KEY:
+            return
+        keys = layout.walk(self._objects, prefix, after)
+        found = islice(filter(None, map(self._listed, keys)), limit)
+        while page := await in_thread(_page, found, prefix, _LOOKED):
+            for entry in page:
+                yield entry
 
     def _open(self) -> None:
         with _translated("open", "the store's directory"):
@@ -125,11 +145,26 @@ class DirectoryStore:
         return f"{self._objects}/{layout.place(key)}"
 
     def _head(self, key: str) -> Stored | None:
-        found = self._fetch(key)
-        if found is None:
+        with _translated("read", key):
+            try:
+                fd = os.open(self._place(key), os.O_RDONLY | os.O_CLOEXEC)
+            except FileNotFoundError:
+                return None
+            try:
+                return _read_stored(fd, key)
+            finally:
+                os.close(fd)
+
+    def _listed(self, key: str) -> Listed | None:
+        """Return what a listing says; None: the object has gone, or can't be read."""
+        try:
+            found = self._head(key)
+        except StoreError as error:
+            if getattr(error.__cause__, "errno", None) in _EXHAUSTED:
+                raise
+            logger.warning("left out of a listing: %s", error)
             return None
-        with found:
-            return found.stored
+        return None if found is None else Listed(key, found.size, found.modified)
 
     def _fetch(self, key: str) -> Object | None:
         with _translated("read", key):
@@ -138,7 +173,7 @@ class DirectoryStore:
             except FileNotFoundError:
                 return None
             try:
-                return Object(_read_stored(file, key), file)
+                return Object(_read_stored(file.fileno(), key), file)
             except BaseException:
                 file.close()
                 raise
@@ -207,9 +242,9 @@ class DirectoryStore:
                 os.unlink(path)  # noqa: PTH108
 
 
-def _page(found: Iterator[str], prefix: str) -> list[str]:
+def _page(found: Iterator[T], prefix: str, size: int) -> list[T]:
     with _translated("list", prefix):
-        return list(islice(found, _PAGE))
+        return list(islice(found, size))
 
 
 @contextmanager
@@ -234,8 +269,7 @@ def _foot(stored: Stored) -> bytes:
     return text + _FOOT.pack(len(text), zlib.crc32(text), _MAGIC)
 
 
-def _read_stored(file: BinaryIO, key: str) -> Stored:
-    fd = file.fileno()
+def _read_stored(fd: int, key: str) -> Stored:
     end = max(0, os.fstat(fd).st_size - _FOOT.size)
     try:
         length, checksum, magic = _FOOT.unpack(os.pread(fd, _FOOT.size, end))

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from image_repo.stores.store import (
+    Listed,
     Object,
     Stored,
     checked_key,
@@ -91,6 +92,14 @@ class MemoryStore:
         keys = sorted(k for k in self._objects if k.startswith(prefix) and k > after)
         for key in islice(keys, limit):
             yield key
+
+    async def entries(
+        self, prefix: str = "", after: str = "", limit: int | None = None
+    ) -> AsyncIterator[Listed]:
+        async for key in self.list(prefix, after, limit):
+            found = self._objects.get(key)
+            if found is not None:
+                yield Listed(key, found[0].size, found[0].modified)
 
 
 def _open(stored: Stored, data: bytes) -> Object:

@@ -55,6 +55,22 @@ class Stored:
     expires: datetime | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What a listing says about an object.
+
+    Attributes:
+        key: The object's name in its store.
+        size: Bytes in its body.
+        modified: When this body was put, with a time zone; within a second of what
+            `Stored` says.
+    """
+
+    key: str
+    size: int
+    modified: datetime
+
+
 class Object:
     """One revision of an object, open for reading; it stays whole until closed.
 
@@ -189,6 +205,15 @@ class Store(Protocol):
             prefix: Any text.
             after: Only keys greater than this.
             limit: How many at most.
+        """
+        ...
+
+    def entries(
+        self, prefix: str = "", after: str = "", limit: int | None = None
+    ) -> AsyncIterator[Listed]:
+        """Yield what `list` does, with what else a listing says.
+
+        It may cost more than `list`. An object that can't be read is left out.
         """
         ...
 

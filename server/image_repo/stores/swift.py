@@ -25,6 +25,7 @@ from image_repo.errors import ConfigError, StoreError
 from image_repo.stores.account import START_SECONDS, Account
 from image_repo.stores.store import (
     MAX_KEY,
+    Listed,
     Object,
     Stored,
     checked_key,
@@ -48,9 +49,9 @@ logger = logging.getLogger(__name__)
 META: Final = "x-object-meta-image-repo-"
 """Begins the headers of our metadata; that of other tools is left alone."""
 
-PAGES: Final = (1000, 10_000)
+PAGES: Final = (1001, 10_000)
 """Names listed by the first request, and by each further one; Swift's limit is the
-second, and the first comes quickly."""
+second, and the first comes quickly: a thousand, and one that says there are more."""
 
 
 class SwiftStore:
@@ -87,6 +88,8 @@ class SwiftStore:
             ConfigError: There is no such container, and we may not make it.
         """
         doing = f"cannot open container {self._container!r}"
+        if not self._account.opened:  # the first write makes what is missing
+            return self
         try:
             async with asyncio.timeout(START_SECONDS):
                 await self._account.ask(
@@ -195,6 +198,12 @@ class SwiftStore:
     async def list(
         self, prefix: str = "", after: str = "", limit: int | None = None
     ) -> AsyncIterator[str]:
+        async for entry in self.entries(prefix, after, limit):
+            yield entry.key
+
+    async def entries(
+        self, prefix: str = "", after: str = "", limit: int | None = None
+    ) -> AsyncIterator[Listed]:
         left = sys.maxsize if limit is None else limit
         if len(prefix.encode()) > MAX_KEY:
             return
@@ -202,12 +211,12 @@ class SwiftStore:
         while left > 0:
             asked = min(left, size)
             page = await self._page(prefix, after, asked)
-            for key in page:
-                yield key
+            for entry in page:
+                yield entry
             if len(page) < asked:
                 return
             left -= asked
-            after, size = page[-1], PAGES[1]
+            after, size = page[-1].key, PAGES[1]
 
     async def _ask(
         self,
@@ -226,8 +235,8 @@ class SwiftStore:
                 return None
             raise StoreError(f"{doing}: {error}") from error
 
-    async def _page(self, prefix: str, after: str, limit: int) -> Sequence[str]:
-        def work(wire: Wire, to: Endpoint) -> Sequence[str]:
+    async def _page(self, prefix: str, after: str, limit: int) -> Sequence[Listed]:
+        def work(wire: Wire, to: Endpoint) -> Sequence[Listed]:
             return wire.page(to, self._container, prefix, after, limit)
 
         return await self._ask(f"cannot list {prefix!r}", work) or ()

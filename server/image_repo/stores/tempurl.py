@@ -42,6 +42,10 @@ KEY: Final = "X-Container-Meta-Temp-URL-Key"
 FORMER_KEY: Final = "X-Container-Meta-Temp-URL-Key-2"
 """The two keys of a container, to Swift equal; the first one signs."""
 
+CHANGED: Final = "X-Container-Meta-Image-Repo-Key-Changed"
+"""When a server has set a key. For `KEY_SECONDS` others may sign with the one before,
+which a second change would take away."""
+
 SETTLING: Final = "X-Container-Meta-Image-Repo-Key-Settling"
 """There while another server may still be setting its own key."""
 
@@ -80,11 +84,35 @@ class SwiftSigner:
 
         def work(wire: Wire, to: Endpoint) -> None:
             found = _read(wire, to, self._container)
+            early = found.changed + KEY_SECONDS + SETTLE_SECONDS - time.time()
+            if early > 0:
+                raise StoreError(
+                    "the key has been changed just now, and servers may sign with the"
+                    f" one before: try again in {early:.0f} s"
+                )
             self._set(wire, to, found, secrets.token_urlsafe())
 
         await self._ask(work)
         await self._settle()
         self._key.forget()
+
+    async def check(self) -> str:
+        """Return in words how links are signed; change nothing.
+
+        Raises:
+            StoreError: They can't be.
+        """
+        cluster = await self._cluster.get()
+        found = await self._ask(lambda wire, to: _read(wire, to, self._container))
+        if self._configured:
+            has = self._configured in {found.first, found.second}
+            key = "the configured key" + ("" if has else ", which the container gets")
+        elif found.first:
+            self._checked(found.first)
+            key = "the container's key"
+        else:
+            key = "a key that will be made"
+        return f"{cluster.digest} with {key}"
 
     async def _look(self) -> _Cluster:
         """Return where the objects are for all the world, and what may sign.
@@ -127,13 +155,14 @@ class SwiftSigner:
         """Give the container a new key; one that can be guessed is not kept."""
         former = found.first or found.second
         kept = former if len(former.encode()) >= links.LEAST_KEY else ""
-        headers = {KEY: key, FORMER_KEY: kept}
+        changed = int(time.time())
+        headers = {KEY: key, FORMER_KEY: kept, CHANGED: str(changed)}
         settling = not self._configured
         if settling:
             headers[SETTLING] = "yes"
         wire.post_container(to, self._container, headers)
         logger.info("container %s has a new key for temporary URLs", self._container)
-        return _Keys(key, kept, settling)
+        return _Keys(key, kept, settling, changed)
 
     async def _settle(self) -> None:
         """Wait until the key that is there then stays, and say so to all."""
@@ -174,11 +203,13 @@ class _Keys:
         first: Signs.
         second: What it has signed is valid, too.
         settling: Whether another server may still be setting its own.
+        changed: When a server has set one, in seconds since 1970; 0: never.
     """
 
     first: str
     second: str
     settling: bool
+    changed: int
 
 
 def _read(wire: Wire, to: Endpoint, container: str) -> _Keys:
@@ -187,7 +218,13 @@ def _read(wire: Wire, to: Endpoint, container: str) -> _Keys:
     def text(header: str) -> str:
         return found.get(header.lower(), b"").decode()
 
-    return _Keys(text(KEY), text(FORMER_KEY), bool(text(SETTLING)))
+    changed = text(CHANGED)
+    return _Keys(
+        text(KEY),
+        text(FORMER_KEY),
+        bool(text(SETTLING)),
+        int(changed) if changed.isdecimal() else 0,
+    )
 
 
 def _digest(info: Mapping[str, Mapping[str, object]]) -> links.Digest:

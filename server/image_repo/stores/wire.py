@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import BinaryIO, Final, TypeVar
 from urllib.parse import urlsplit
 
@@ -18,7 +19,7 @@ import requests
 import urllib3.exceptions
 from swiftclient import client, exceptions
 
-from image_repo.stores.store import CHUNK
+from image_repo.stores.store import CHUNK, Listed
 
 T = TypeVar("T")
 
@@ -156,8 +157,8 @@ class Wire:
 
     def page(
         self, to: Endpoint, container: str, prefix: str, after: str, limit: int
-    ) -> list[str]:
-        """Return some names of objects, in the order of their UTF-8 bytes."""
+    ) -> list[Listed]:
+        """Return some objects, in the order of their names' UTF-8 bytes."""
         _, found = self._ask(
             client.get_container,
             to,
@@ -166,7 +167,8 @@ class Wire:
             prefix=prefix or None,
             limit=limit,
         )
-        return [item["name"] for item in found]
+        with _translated():
+            return [_listed(item) for item in found]
 
     def head_container(self, to: Endpoint, container: str) -> Headers:
         """Return the metadata of a container."""
@@ -262,6 +264,12 @@ class _Connection(client.HTTPConnection):  # type: ignore[misc] # has no types
         ]
         answer.read = lambda: _whole(answer, until)
         return answer
+
+
+def _listed(item: Mapping[str, str | int]) -> Listed:
+    # Without a zone, which is UTC.
+    modified = datetime.fromisoformat(str(item["last_modified"])).replace(tzinfo=UTC)
+    return Listed(str(item["name"]), int(item["bytes"]), modified)
 
 
 class _Bounded:
