@@ -331,3 +331,22 @@ def test_every_served_kind_makes_a_name() -> None:
     for row in FORMATS:
         if row.served:
             assert DerivedName(image_name("x"), (), row).text == f"full.{row.kind}"
+
+
+# Metadata
+
+
+@given(image_names, derived_names)
+def test_metadata_are_kept_beside_derived_images_and_never_taken_for_one(
+    image: names.ImageName, derived: DerivedName
+) -> None:
+    name = names.MetadataName(image, ("location", "owner"))
+    key = names.stored_key(name, TAG)
+
+    assert key == f"{image}/_/{TAG}/metadata-1-location-owner.json"
+    assert len(key.encode()) <= 1024
+    assert names.is_metadata(name.text)
+    assert not names.is_metadata(derived.text)
+    assert name.text != names.MetadataName(image).text
+    with pytest.raises(BadRequestError):
+        names.read_stored_key(key)

@@ -37,6 +37,11 @@ MARK = "_"
 FULL = "full"
 """Stands where modifiers would, if there are none."""
 
+_METADATA, _JSON = "metadata", ".json"
+
+METADATA_VERSION = "1"
+"""Raised when metadata of the same original begins to be told otherwise."""
+
 MAX_NAME = 700  # bytes of UTF-8: with mark, tag and modifiers below Swift's 1024
 MAX_MODIFIERS = 250  # bytes, below the 255 of a file name
 
@@ -69,7 +74,8 @@ def _wrong(name: str) -> str:
         return "is not valid UTF-8"
     if size > MAX_NAME:
         return f"is {size} bytes long: at most {MAX_NAME} are allowed"
-    if any(unicodedata.category(c) == "Cc" or c in _HIDDEN for c in name):
+    plain = name.isascii() and name.isprintable()  # as most are; found out quickly
+    if not plain and any(unicodedata.category(c) == "Cc" or c in _HIDDEN for c in name):
         return "has control or bidi characters: none are allowed"
     for segment in name.split("/"):
         if segment in {"", ".", "..", MARK}:
@@ -127,6 +133,11 @@ class DerivedName:
         return job_text(self.modifiers, self.format)
 
     @property
+    def media_type(self) -> str:
+        """As in Content-Type."""
+        return self.format.media_type
+
+    @property
     def path(self) -> str:
         """The canonical path, quoted."""
         return f"{BASE}/{quoted(str(self))}"
@@ -150,6 +161,44 @@ class DerivedName:
     def __str__(self) -> str:
         """Return the canonical name."""
         return f"{self.image}/{MARK}/{self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataName:
+    """What identifies the metadata told of an image; kept as a derived image is.
+
+    No path leads to it, since no canonical name has its text.
+
+    Attributes:
+        image: Whose.
+        groups: What is revealed besides the harmless, in one fixed order.
+    """
+
+    image: ImageName
+    groups: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """Such as metadata-1.json or metadata-1-location-serial.json."""
+        return "-".join((_METADATA, METADATA_VERSION, *self.groups)) + _JSON
+
+    @property
+    def media_type(self) -> str:
+        """As in Content-Type."""
+        return "application/json"
+
+    def __str__(self) -> str:
+        """Return what stands for it in logs."""
+        return f"{self.image}/{MARK}/{self.text}"
+
+
+def is_metadata(text: str) -> bool:
+    """Return whether the last part of a stored key is that of metadata."""
+    return text.startswith(_METADATA) and text.endswith(_JSON)
+
+
+MadeName = DerivedName | MetadataName
+"""What is made from an original, and kept under its tag."""
 
 
 def quoted(name: str) -> str:
@@ -207,8 +256,8 @@ def derived_prefix(image: ImageName) -> str:
     return f"{image}/{MARK}/"
 
 
-def stored_key(name: DerivedName, tag: Tag) -> str:
-    """Return the key of a derived image in a store; at most 1024 bytes."""
+def stored_key(name: MadeName, tag: Tag) -> str:
+    """Return the key of what is made from an image in a store; at most 1024 bytes."""
     return f"{derived_prefix(name.image)}{tag}/{name.text}"
 
 
@@ -226,6 +275,6 @@ def read_stored_key(key: str) -> tuple[DerivedName, Tag]:
     return DerivedName.parse(f"{image}/{MARK}/{text}"), found
 
 
-def etag(tag: Tag, name: DerivedName) -> str:
-    """Return the strong entity tag of a derived image, with its quotes."""
+def etag(tag: Tag, name: MadeName) -> str:
+    """Return the strong entity tag of what is made from an image, with its quotes."""
     return f'"{_digest((tag, str(name)))}"'

@@ -110,35 +110,121 @@ def _sized(data: Data, at: int, width: int) -> int:
     return data.number(at, width) if width else 0
 
 
-def _check_places(data: Data, meta: Box, iloc: Box) -> None:
-    """Raise BadImageError unless the bytes of every item are there."""
+class _Place(NamedTuple):
+    """Where an item is: in the file (method 0) or in the box of item data (1)."""
+
+    item: int
+    method: int
+    extents: tuple[tuple[int, int], ...]  # start and length
+
+
+def _places(data: Data, iloc: Box) -> Iterator[_Place]:
     version, at = data.number(iloc.start, 1), iloc.start + 6
     sizes = data.number(iloc.start + 4, 2)
     offset_size, length_size, base_size, index_size = (
         (sizes >> shift) & 15 for shift in (12, 8, 4, 0)
     )
     wide = 4 if version == 2 else 2  # noqa: PLR2004
-    idat = next(
-        (b for b in _boxes(data, meta.start + 4, meta.end) if b.kind == b"idat"), None
-    )
     items = data.number(at, wide)
     at += wide
     for _ in range(min(items, _MAX_PARTS)):
+        item = data.number(at, wide)
         at += wide
         method = data.number(at, 2) & 15 if version else 0
         at += 2 * bool(version) + 2
         base = _sized(data, at, base_size)
         at += base_size
-        extents = data.number(at, 2)
+        count = data.number(at, 2)
         at += 2
-        if extents > _MAX_EXTENTS:
+        if count > _MAX_EXTENTS:
             raise BadImageError("the boxes of the image are damaged")
-        for _ in range(extents):
+        extents = []
+        for _ in range(count):
             at += index_size if version else 0
             start = base + _sized(data, at, offset_size)
-            length = _sized(data, at + offset_size, length_size)
+            extents.append((start, _sized(data, at + offset_size, length_size)))
             at += offset_size + length_size
+        yield _Place(item, method, tuple(extents))
+
+
+def _item_data(data: Data, meta: Box) -> Box | None:
+    return next(
+        (b for b in _boxes(data, meta.start + 4, meta.end) if b.kind == b"idat"), None
+    )
+
+
+def _check_places(data: Data, meta: Box, iloc: Box) -> None:
+    """Raise BadImageError unless the bytes of every item are there."""
+    idat = _item_data(data, meta)
+    for _, method, extents in _places(data, iloc):
+        for start, length in extents:
             if method == 0 and (not length or start + length > len(data)):
                 raise incomplete("its pixels")
             if method == 1 and (idat is None or start + length > idat.end - idat.start):
                 raise incomplete("its item data")
+
+
+# -- metadata --------------------------------------------------------------------------
+
+_MIME, _XMP_TYPE = b"mime", b"application/rdf+xml\0"
+
+
+class Extras(NamedTuple):
+    """What an AVIF or HEIC tells besides `read`.
+
+    Attributes:
+        exif: From `Exif` or the byte order mark on; empty: none.
+        xmp: Empty: none.
+        channels: How many channels of colour it has, and the bits of each.
+    """
+
+    exif: bytes
+    xmp: bytes
+    channels: tuple[int, ...]
+
+
+def extras(data: bytes, most: int) -> Extras:
+    """Return what is attached to an image that `read` has read, *most* bytes of each.
+
+    Raises:
+        BadImageError: The boxes of what is attached are damaged.
+    """
+    view = Data(data, "boxes")
+    meta = _only(view, Box(b"", 0, len(data)), b"meta")
+    found = dict.fromkeys((b"Exif", _MIME), b"")
+    named = dict(_attached(view, _only(view, meta, b"iinf", 4)))
+    for item, method, extents in _places(view, _only(view, meta, b"iloc", 4)):
+        kind = named.get(item)
+        if kind is not None and not found[kind]:
+            idat = _item_data(view, meta) if method == 1 else None
+            base = idat.start if idat is not None else 0
+            parts = (data[base + a : base + a + min(n, most)] for a, n in extents)
+            found[kind] = b"".join(parts)[:most]
+    exif = found[b"Exif"]
+    # The offset to the byte order mark comes first, and is most often that of its end.
+    start = 4 + int.from_bytes(exif[:4])
+    return Extras(exif[start:], found[_MIME], _channels(view, meta))
+
+
+def _attached(data: Data, iinf: Box) -> Iterator[tuple[int, bytes]]:
+    """Yield number and type of the items that are EXIF or XMP."""
+    head = 6 if data.number(iinf.start, 1) == 0 else 8
+    for box in _boxes(data, iinf.start + head, iinf.end):
+        version = data.number(box.start, 1)
+        wide = 4 if version == 3 else 2  # noqa: PLR2004
+        item = data.number(box.start + 4, wide)
+        at = box.start + 4 + wide + 2
+        kind, rest = data.part(at, 4), data.bytes[at + 4 : box.end]
+        if kind == b"Exif" or (kind == _MIME and _XMP_TYPE in rest):
+            yield item, kind
+
+
+def _channels(data: Data, meta: Box) -> tuple[int, ...]:
+    iprp = _only(data, meta, b"iprp", 4)
+    properties = list(_boxes(data, *_only(data, iprp, b"ipco")[1:]))
+    primary = _primary(data, _only(data, meta, b"pitm", 4))
+    for index in _associated(data, _only(data, iprp, b"ipma"), primary):
+        item = properties[index - 1]
+        if item.kind == b"pixi":
+            return data.numbers(item.start + 5, data.number(item.start + 4, 1), 1)
+    return ()

@@ -104,13 +104,13 @@ def check(header: Header, limits: Limits) -> None:
             )
 
 
-_SOF = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # not DHT, JPG, DAC
-_SOI, _EOI, _SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
+SOF = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})  # not DHT, JPG, DAC
+_SOI, _EOI, SOS, _APP1 = 0xD8, 0xD9, 0xDA, 0xE1
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # TEM, RSTn
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd7\xff]", re.DOTALL)
 
 
-def _segments(data: Data) -> Iterator[tuple[int, int, int]]:
+def segments(data: Data) -> Iterator[tuple[int, int, int]]:
     """Yield marker, start and end of content for each segment, EOI included."""
     at = 2
     while True:
@@ -130,7 +130,7 @@ def _segments(data: Data) -> Iterator[tuple[int, int, int]]:
         data.need(end)
         yield marker, at + 2, end
         at = end
-        if marker == _SOS:
+        if marker == SOS:
             found = _NEXT_MARKER.search(data.bytes, at)
             if found is None:
                 raise incomplete("its pixels")
@@ -140,11 +140,11 @@ def _segments(data: Data) -> Iterator[tuple[int, int, int]]:
 def _jpg(data: bytes) -> Found:
     view = Data(data, "JPEG segments")
     full, scans, turn = None, 0, 1
-    for marker, start, end in _segments(view):
-        if marker in _SOF and full is None:
+    for marker, start, end in segments(view):
+        if marker in SOF and full is None:
             high, wide = view.numbers(start + 1, 2, 2)
             full = size(wide, high)
-        elif marker == _SOS:
+        elif marker == SOS:
             scans += 1
             if scans > MAX_SCANS:  # each costs a search; `check` refuses it
                 break
@@ -155,7 +155,7 @@ def _jpg(data: bytes) -> Found:
     return Found(full, orientation=turn, scans=scans)
 
 
-def _chunks(view: Data) -> Iterator[tuple[bytes, int, int]]:
+def chunks(view: Data) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, start and end of content of every PNG chunk, up to IEND."""
     at, kind = 8, b""
     while kind != b"IEND":
@@ -170,7 +170,7 @@ def _png(data: bytes) -> Found:
     if data[12:16] != b"IHDR":
         raise BadImageError("the PNG does not begin with its header")
     full, turn, frames, pixels = size(*view.numbers(16, 2, 4)), 1, 1, False
-    for kind, start, end in _chunks(view):
+    for kind, start, end in chunks(view):
         if kind == b"eXIf":
             turn = tiff.orientation(data[start:end])
         elif kind == b"acTL" and not pixels:
@@ -194,10 +194,10 @@ def pixels_only(data: bytes, header: Header) -> bytes:
     if header.format.kind != "png":
         return data
     view = Data(data, "PNG chunks")
-    chunks = list(_chunks(view))
-    if all(kind in _PNG_KEPT for kind, _, _ in chunks):
+    every = list(chunks(view))
+    if all(kind in _PNG_KEPT for kind, _, _ in every):
         return data
-    kept = (data[a - 8 : b + 4] for kind, a, b in chunks if kind in _PNG_KEPT)
+    kept = (data[a - 8 : b + 4] for kind, a, b in every if kind in _PNG_KEPT)
     return data[:8] + b"".join(kept)
 
 
@@ -238,7 +238,8 @@ def _after_blocks(view: Data, at: int) -> int:
     raise incomplete("a GIF block")
 
 
-def _riff(view: Data, end: int) -> Iterator[tuple[bytes, int, int]]:
+def riff(view: Data, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, start and end of content of every chunk of a WebP."""
     at = 12
     while at + 8 <= end:
         length = view.number(at + 4)
@@ -253,7 +254,7 @@ def _webp(data: bytes) -> Found:
     end = 8 + view.number(4)
     view.need(end)
     canvas, first, turn, frames, pixels = None, None, 1, 0, False
-    for kind, start, stop in _riff(view, end):
+    for kind, start, stop in riff(view, end):
         if kind == b"VP8X":
             canvas = size(_three(view, start + 4) + 1, _three(view, start + 7) + 1)
         elif kind in {b"VP8 ", b"VP8L"}:

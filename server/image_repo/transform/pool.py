@@ -15,7 +15,7 @@ import os
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -221,6 +221,18 @@ class Pool:
             raise DeriveError("a worker sent no image")
         self.derivations += 1
         return found.body
+
+    async def metadata(
+        self,
+        file: BinaryIO,
+        size: int,
+        groups: Sequence[str],
+        *,
+        check: Callable[[], None] | None = None,
+    ) -> bytes:
+        """Return as JSON what is told of an original, *groups* too; as `derive`."""
+        job: Head = {"op": "metadata", "size": size, "groups": [*groups]}
+        return (await self._do(job, file, check)).body
 
     @property
     def waiting(self) -> int:

@@ -19,7 +19,7 @@ from image_repo.errors import BadImageError, DeriveError, TooLargeError
 from image_repo.formats import Format
 from image_repo.geometry import Size, jpeg_scale
 from image_repo.modifiers import Modifier, RenderOptions
-from image_repo.transform import colours
+from image_repo.transform import colours, credit, metadata
 from image_repo.transform.headers import Header, Limits, check, pixels_only, read_header
 
 library.MagickSetFilename.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
@@ -98,7 +98,9 @@ def derive(data: bytes, job: Job, limits: Limits, render: RenderOptions) -> byte
         _modify(image, header, job.modifiers, render)
         _flatten(image, job.format, render)
         _strip(image)
-        return _encode(image, job.format)
+        kept = metadata.credit(data, header) if render.keep_credit else {}
+        credit.attach(image, job.format, kept)
+        return credit.insert(_encode(image, job.format), job.format, kept)
 
 
 def _stored(header: Header, target: Size) -> Size:

@@ -5,15 +5,24 @@ Source: TIFF 6.0; tag numbers are decimal as there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import struct
+from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
 
 from image_repo.errors import BadImageError
-from image_repo.transform.reading import MAX_FRAMES, Data, Found, incomplete, size
+from image_repo.transform.reading import (
+    MAX_FRAMES,
+    Data,
+    Found,
+    Order,
+    incomplete,
+    size,
+)
 
 _WIDTHS = {1: 1, 3: 2, 4: 4}  # BYTE, SHORT, LONG: the types of all tags read here
 _MAX_ENTRIES = 4096
 
-WIDTH, HEIGHT, BITS, COMPRESSION = 256, 257, 258, 259
+WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC = 256, 257, 258, 259, 262
 STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = (
     273,
     274,
@@ -29,19 +38,25 @@ _COMPRESSIONS = frozenset(
     {1, 2, 3, 4, 5, 7, 8, 32946, 32773, 34925, 50000, 50001}
 )
 
+_MAGICS = frozenset({b"II*\0", b"MM\0*"})
+
 Entry = tuple[int, int, int]  # type, count, where the value or its offset is
+
+
+def _entries(data: Data, at: int) -> Iterator[tuple[int, Entry]]:
+    """Yield tag and entry of all in the directory at *at*."""
+    count = data.number(at, 2)
+    if count > _MAX_ENTRIES:
+        raise BadImageError("a directory of the TIFF has too many entries")
+    for place in range(at + 2, at + 2 + 12 * count, 12):
+        kind, values = data.number(place + 2, 2), data.number(place + 4)
+        yield data.number(place, 2), (kind, values, place + 8)
 
 
 def _directory(data: Data, at: int) -> tuple[dict[int, Entry], int]:
     """Return the entries of the directory at *at*, and where the next one is."""
-    count = data.number(at, 2)
-    if count > _MAX_ENTRIES:
-        raise BadImageError("a directory of the TIFF has too many entries")
-    entries = {}
-    for place in range(at + 2, at + 2 + 12 * count, 12):
-        tag = data.number(place, 2)
-        entries[tag] = (data.number(place + 2, 2), data.number(place + 4), place + 8)
-    return entries, data.number(at + 2 + 12 * count)
+    entries = dict(_entries(data, at))
+    return entries, data.number(at + 2 + 12 * data.number(at, 2))
 
 
 def _values(data: Data, entry: Entry, most: int) -> tuple[int, ...]:
@@ -72,7 +87,7 @@ def orientation(exif: bytes) -> int:
         exif: From the byte order mark on; `Exif` and two zero bytes may precede it.
     """
     exif = exif.removeprefix(b"Exif\0\0")
-    if exif[:4] not in {b"II*\0", b"MM\0*"}:
+    if exif[:4] not in _MAGICS:
         return 1
     try:
         view, at = _open(exif, "EXIF data")
@@ -142,3 +157,95 @@ def _check_pieces(
         rows = height * -(-width // across) if TILE_OFFSETS in entries else height
         if sum(lengths) < planes * rows * ((min(across, width) * bits + 7) // 8):
             raise incomplete("its strips")
+
+
+# -- metadata: what has no say about pixels may be damaged, and is left out then -------
+
+_ASCII = 2
+_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 7: 1, 9: 4, 10: 8, 11: 4, 12: 8}
+"""Bytes of one value of each type; the others are of no tag that is told."""
+
+_LEADING = frozenset({34665, 34853})  # to EXIF's directory, and to that of the place
+_MOST_BYTES = 8192  # of one value; a text is cut there
+_MOST_DIRECTORIES = 1 + len(_LEADING)
+
+
+def colours(data: bytes) -> tuple[int, int]:
+    """Return the photometric interpretation of a TIFF, and the bits of a sample."""
+    view, at = _open(data, "TIFF directory")
+    entries, _ = _directory(view, at)
+    return _first(view, entries, PHOTOMETRIC, -1), _first(view, entries, BITS, 1)
+
+
+def blob(data: bytes, tag: int, most: int) -> bytes:
+    """Return the first *most* bytes of the value of a tag of a TIFF; empty: none."""
+    view, at = _open(data, "TIFF directory")
+    found = next((entry for name, entry in _entries(view, at) if name == tag), None)
+    return b"" if found is None else _raw(view, found, most)
+
+
+def _raw(data: Data, entry: Entry, most: int) -> bytes:
+    """Return the bytes of a value; cut at *most*, and where the data end."""
+    kind, count, place = entry
+    length = count * _BYTES.get(kind, 0)
+    at = place if length <= 4 else data.number(place)  # noqa: PLR2004
+    return data.bytes[at : at + min(length, most)]
+
+
+def excerpt(exif: bytes, wanted: Container[int]) -> bytes:
+    """Return a small TIFF of one directory: the *wanted* values of EXIF data.
+
+    Whatever the data are, its offsets are right, and it is no longer than they are.
+
+    Args:
+        exif: As `orientation` has it, or a whole TIFF.
+        wanted: Tags of its first directory, and of those for EXIF and the place.
+
+    Returns:
+        Empty if there is none of them.
+    """
+    exif = exif.removeprefix(b"Exif\0\0")
+    if exif[:4] not in _MAGICS:
+        return b""
+    view = Data(exif, "EXIF data", "<" if exif[:2] == b"II" else ">")
+    found: dict[int, tuple[int, bytes]] = {}
+    places = [4]  # where the offsets of directories are
+    for place in places:
+        with suppress(BadImageError):
+            for tag, (kind, count, at) in _entries(view, view.number(place)):
+                if tag in _LEADING and len(places) < _MOST_DIRECTORIES:
+                    places.append(at)
+                elif tag in wanted and tag not in found and kind in _BYTES:
+                    value = _whole(view, (kind, count, at))
+                    if value:
+                        found[tag] = kind, value
+    return write(found, view.order) if found else b""
+
+
+def _whole(data: Data, entry: Entry) -> bytes:
+    """Return the bytes of a value; empty if it is damaged or too long.
+
+    A text may be cut, and other values not.
+    """
+    kind, count, _ = entry
+    with suppress(BadImageError):
+        value = _raw(data, entry, _MOST_BYTES)
+        if kind == _ASCII or len(value) == count * _BYTES[kind]:
+            return value
+    return b""
+
+
+def write(values: Mapping[int, tuple[int, bytes]], order: Order = "<") -> bytes:
+    """Return a TIFF of one directory with type and bytes of the value of each tag."""
+    start = 8
+    at = start + 2 + 12 * len(values) + 4
+    table, rest = struct.pack(order + "H", len(values)), b""
+    for tag, (kind, value) in sorted(values.items()):
+        table += struct.pack(order + "HHI", tag, kind, len(value) // _BYTES[kind])
+        if len(value) <= 4:  # noqa: PLR2004 - it stands where its offset would
+            table += value.ljust(4, b"\0")
+        else:
+            table += struct.pack(order + "I", at + len(rest))
+            rest += value + bytes(len(value) & 1)
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    return magic + struct.pack(order + "I", start) + table + bytes(4) + rest

@@ -99,8 +99,12 @@ def _settings(message: Message) -> Settings:
 
 
 def _hello() -> Head:
-    """Load ImageMagick and try it; every coder is loaded when this returns."""
-    from image_repo.transform import render, trial  # noqa: PLC0415 - limits come before
+    """Load ImageMagick and try it; every coder is loaded when this returns.
+
+    With it comes all that reads metadata: a confined worker can load no module.
+    """
+    # Here, since limits come before.
+    from image_repo.transform import render, trial  # noqa: PLC0415
 
     for coder in _REFUSED:
         if trial.can_read(coder):
@@ -188,9 +192,20 @@ def _derive(data: bytes, message: Message, settings: Settings) -> bytes:
     return encode({}, body)
 
 
+def _metadata(data: bytes, message: Message, settings: Settings) -> bytes:
+    from image_repo.transform import metadata, render  # noqa: PLC0415
+
+    groups = message.head["groups"]
+    if not isinstance(groups, list):
+        raise TypeError("groups")
+    header = render.probe(data, settings.limits)
+    return encode({}, metadata.as_json(metadata.read(data, header, groups)))
+
+
 _WORK: dict[str, Callable[[bytes, Message, Settings], bytes]] = {
     "probe": _probe,
     "derive": _derive,
+    "metadata": _metadata,
 }
 
 
