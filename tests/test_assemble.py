@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import aiohttp
@@ -104,6 +105,96 @@ async def test_the_pid_file_is_there_while_the_server_is(tmp_path: Path) -> None
         await process.wait()
 
         assert not file.exists()
+
+
+async def log_of(process: asyncio.subprocess.Process, end: str) -> str:
+    """Return what is logged up to the line that has *end*."""
+    assert process.stderr is not None
+    lines: list[str] = []
+    async with asyncio.timeout(30):
+        while not lines or end not in lines[-1]:
+            lines.append((await process.stderr.readline()).decode())
+            assert lines[-1], "the server ended"
+    return "".join(lines)
+
+
+async def test_sighup_applies_what_can_change_and_names_what_cannot(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "config.yml"
+    file.write_text("http: {max_age: 7}")
+    async with serving(tmp_path, "-y", str(file)) as (process, session):
+        await session.put("/images/x", data=jpeg(300, 200))
+        file.write_text(
+            "{http: {max_age: 8, uploads: 9}, image_default_format: png,"
+            " thumbnail_default_size: [30, 30], owner: me}"
+        )
+        process.send_signal(signal.SIGHUP)
+        log = await log_of(process, "has been read again")
+        async with session.get("/images/x?thumbnail=1&kind=png") as answer:
+            thumbnail = answer
+        async with session.get("/images/x") as answer:
+            whole = answer
+
+    assert whole.headers["Content-Type"] == "image/png"
+    assert whole.headers["Cache-Control"].startswith("public, max-age=8,")
+    assert thumbnail.headers["Content-Location"].startswith("/images/x/_/w_30-h_30-")
+    assert "WARNING image_repo.assemble: option http.uploads has another value" in log
+    assert "option owner (line 1): no longer used" in log
+    assert log.count("has a new value") == 3
+
+
+async def test_sighup_changes_how_long_links_are_valid(tmp_path: Path) -> None:
+    file = tmp_path / "config.yml"
+    name, text = (
+        "swift_cache_configuration",
+        "{{url_lifetime: {}, url_lifetime_slack: 0}}",
+    )
+    file.write_text(f"{name}: {text.format(1000)}")
+
+    async def lasts(session: aiohttp.ClientSession) -> float:
+        async with session.get("/images/x?url=True") as answer:
+            said = await answer.json()
+        end = datetime.fromisoformat(said["expires"])
+        return (end - datetime.now(UTC)).total_seconds()
+
+    async with serving(tmp_path, "-y", str(file)) as (process, session):
+        await session.put("/images/x", data=jpeg(300, 200))
+        before = await lasts(session)
+        file.write_text(f"{name}: {text.format(5000)}")
+        process.send_signal(signal.SIGHUP)
+        await log_of(process, "has been read again")
+        after = await lasts(session)
+
+    assert 900 < before <= 1001
+    assert 4900 < after <= 5001
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("image_default_format: jpq", "option image_default_format is 'jpq'"),
+        ("a: [", "is not YAML in line 1"),
+        (
+            "{http: {s_maxage: 31536000}, swift_cache_configuration: {lifetime: 0}}",
+            "swift_cache_configuration.lifetime is 2592000",
+        ),
+    ],
+)
+async def test_a_wrong_file_leaves_a_running_server_as_it_was(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    file = tmp_path / "config.yml"
+    file.write_text("image_default_format: webp")
+    async with serving(tmp_path, "-y", str(file)) as (process, session):
+        await session.put("/images/x", data=jpeg(300, 200))
+        file.write_text(text)
+        process.send_signal(signal.SIGHUP)
+        log = await log_of(process, "the configuration stays as it was: ")
+        async with session.get("/images/x") as answer:
+            assert answer.headers["Content-Type"] == "image/webp"
+
+    assert says in log
 
 
 @pytest.mark.parametrize("option", ["IMAGE_REPO_PID_FILE", "IMAGE_REPO_DATA"])

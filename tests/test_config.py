@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from image_repo import config
+from image_repo import config, options
 from image_repo.config import Config
 from image_repo.errors import ConfigError
 
@@ -123,3 +123,93 @@ def test_a_configuration_shows_no_explicit_text() -> None:
     }
 
     assert "Secret" not in repr(config.load(None, environ))
+
+
+# -- what is wrong, and where ----------------------------------------------------------
+
+
+def examine(tmp_path: Path, text: str, **environ: str) -> config.Loaded:
+    file = tmp_path / "config.yml"
+    file.write_text(text, encoding="utf-8")
+    return config.examine(file, environ)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("\nhttp:\n  max_age: -1", "option http.max_age is -1: it must be a whole"),
+        ("\nhttp:\n  max_agee: 1", "unknown option http.max_agee"),
+        ("data: d\n\ndata: e", "option data is there twice: in line 1, too"),
+        ("http: &a\n  uploads: 3\n  uploads: 4", "option http.uploads is there twice"),
+        (
+            "persistent_store_configuration:\n  credentials:\n    authurl: 5",
+            "option persistent_store_configuration.credentials.auth_url is 5",
+        ),
+        ("\n\nlocal_file_cache_path: 5", "option work is 5: it must be text"),
+        ("\n\nrepository_base_pathname: x", "option repository_base_pathname: it"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_line(
+    tmp_path: Path, text: str, says: str
+) -> None:
+    (fault,) = examine(tmp_path, text).faults
+
+    assert fault.startswith(says)
+    assert fault.endswith(" (line 3)")
+
+
+def test_everything_that_is_wrong_is_said_at_once(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, "{a: 1, http: {max_age: -1}}", IMAGE_REPO_WORKERS_COUNT="x")
+
+    said = str(caught.value).splitlines()
+    assert len(said) == 3
+    assert any(line.endswith(" (IMAGE_REPO_WORKERS_COUNT)") for line in said)
+
+
+def test_an_anchor_that_holds_itself_is_an_unknown_option(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown option http\.http"):
+        load(tmp_path, "http: &a\n  http: *a")
+
+
+def test_no_text_of_a_file_that_is_not_yaml_is_shown(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not YAML in line 2") as caught:
+        load(tmp_path, "url_key:\n  *Secret-1")
+
+    assert "Secret" not in str(caught.value)
+
+
+def test_a_key_that_means_nothing_any_more_is_named_with_its_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(tmp_path, "data: x\nowner: None\nmax_size: 0\nmax_images: 0\n")
+
+    owner, sizes = (record.getMessage() for record in caplog.records)
+    assert owner == "option owner (line 2): no longer used: nothing asked for it"
+    assert sizes.startswith("option max_size (line 3), max_images (line 4): no longer")
+
+
+def test_a_variable_that_is_nearly_an_option_is_named_without_its_value(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    load(tmp_path, "", IMAGE_REPO_HTPP_MAX_AGE="Secret", IMAGE_REPO_DATA="d", OTHER="")
+
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "IMAGE_REPO_HTPP_MAX_AGE in the environment is no option; did you mean"
+        " IMAGE_REPO_HTTP_MAX_AGE?"
+    )
+
+
+def test_every_option_has_a_variable_of_its_own() -> None:
+    known = [item.environment for item in options.describe(Config)]
+
+    assert len(set(known)) == len(known)
+    assert "IMAGE_REPO_SWIFT_CACHE_CONFIGURATION_CREDENTIALS_PASSWORD" in known
+
+
+def test_a_key_that_can_be_guessed_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    loaded = load(tmp_path, "swift_cache_configuration: {url_key: '123456789'}")
+
+    with pytest.raises(ConfigError, match="16 to 256 bytes; leave it out, and the"):
+        config.described_store(loaded, CLOUD)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from strategies import defaults
 
 from image_repo import options, template
-from image_repo.errors import ConfigError
+from image_repo.errors import ConfigError, OptionError
 from image_repo.modifiers import ImageOptions, RenderOptions
 from image_repo.options import About, option
 from image_repo.sources import Source
@@ -262,6 +262,32 @@ def test_a_wrong_text_in_the_environment_is_refused(name: str, text: str) -> Non
 
     with pytest.raises(ConfigError, match=f"option {path} is {text!r}: it must be"):
         options.load(Sample, {}, {f"IMAGE_REPO_{name}": text})
+
+
+def test_all_that_is_wrong_is_found_at_once_and_has_its_default() -> None:
+    said = {"count": 99, "inner": {"odd": 5, "most": "x", "byts": 1}, "word": "b"}
+
+    loaded, faults = options.examine(Sample, said, {"IMAGE_REPO_FLAG": "maybe"})
+
+    assert loaded == Sample(word="b", inner=Inner(odd=5))
+    assert {(fault.path, fault.variable) for fault in faults} == {
+        (("flag",), "IMAGE_REPO_FLAG"),
+        (("count",), ""),
+        (("inner", "most"), ""),
+        (("inner", "byts"), ""),
+    }
+
+
+@pytest.mark.parametrize(
+    "said", [{"free": 5}, {"login": {"user": 12}}, {"login": {"word": 123456}}]
+)
+def test_a_number_where_a_text_must_be_needs_quotes(said: dict[str, object]) -> None:
+    with pytest.raises(OptionError, match=r"; put it in quotes$"):
+        options.load(Sample, said)
+
+
+def test_a_size_in_the_environment_may_be_written_with_an_x() -> None:
+    assert options.load(Sample, {}, {"IMAGE_REPO_BOX": "7x8"}).box == (7, 8)
 
 
 @given(

@@ -22,7 +22,7 @@ from image_repo.config import Config
 from image_repo.errors import ConfigError
 
 STAND_IN = """
-import json, os, sys, time
+import json, os, signal, sys, time
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import UnixStreamServer
@@ -56,6 +56,9 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(text)
     def log_message(self, *_):
         pass
+def hung_up(*_):
+    Path("hung_up").touch()
+signal.signal(signal.SIGHUP, hung_up)
 Path(sock).unlink(missing_ok=True)
 if "mute" in sys.argv: time.sleep(60)
 UnixStreamServer(sock, Handler).serve_forever()
@@ -172,6 +175,15 @@ def test_a_request_in_flight_is_answered_before_the_end(tmp_path: Path) -> None:
         assert connection.getresponse().status == 200
         connection.close()
         assert running.process.wait(10) == 0
+
+
+def test_sighup_goes_to_the_server_and_ends_nothing(tmp_path: Path) -> None:
+    with serving(tmp_path / "data") as running:
+        before = running.get()
+        running.process.send_signal(signal.SIGHUP)
+
+        assert eventually((tmp_path / "hung_up").exists)
+        assert running.get() == before
 
 
 def test_both_loopback_addresses_are_served(tmp_path: Path) -> None:

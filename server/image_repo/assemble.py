@@ -7,19 +7,24 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from image_repo import live
+from image_repo.batches import Batches
 from image_repo.cache import Cache, MemoryLevel, StoreLevel
-from image_repo.config import described_store
+from image_repo.config import check_together, described_store
 from image_repo.errors import ConfigError
+from image_repo.hangup import Hangup
 from image_repo.linker import Linker, Terms
 from image_repo.originals import Originals
 from image_repo.purge import make_purger
+from image_repo.selection import Selector
 from image_repo.service import Service
 from image_repo.storage import open_storage
 from image_repo.transform.pool import Pool
@@ -29,6 +34,7 @@ from image_repo.web.links import Linked
 
 if TYPE_CHECKING:
     from image_repo.config import Config
+    from image_repo.purge import Purger
 
 logger = logging.getLogger(__name__)
 
@@ -36,10 +42,44 @@ BACKLOG = 4096
 """Connections the kernel holds for us: a burst of a thousand must not be refused."""
 
 
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A room, with those parts of it in which options may change while it serves."""
+
+    room: Room
+    level: StoreLevel
+    purger: Purger
+    kept_for: int | None
+
+    def apply(self, config: Config) -> None:
+        """Heed from now on what *config* says in the options of `live.LIVE`."""
+        terms = _terms(config, self.kept_for)
+        self.room.linker.terms = terms
+        # Never shorter: links that were given before lead to what is written later.
+        if self.level.lifetime is not None and terms.stored_for is not None:
+            self.level.lifetime = max(self.level.lifetime, terms.stored_for)
+        self.purger.keep_for(config.http.s_maxage)
+        self.room.images, self.room.http = config, config.http
+
+
+def _terms(config: Config, kept_for: int | None) -> Terms:
+    said = config.swift_cache_configuration
+    return Terms(said.url_lifetime, said.url_lifetime_slack, kept_for)
+
+
 @asynccontextmanager
 async def open_room(
     config: Config, pool: Pool, environ: Mapping[str, str] = os.environ
 ) -> AsyncIterator[Room]:
+    """Open what `open_all` opens; give the room alone."""
+    async with open_all(config, pool, environ) as opened:
+        yield opened.room
+
+
+@asynccontextmanager
+async def open_all(
+    config: Config, pool: Pool, environ: Mapping[str, str] = os.environ
+) -> AsyncIterator[Opened]:
     """Open stores and caches around running workers; close them in reverse order.
 
     Args:
@@ -53,13 +93,10 @@ async def open_room(
     """
     async with AsyncExitStack() as stack:
         kept = await stack.enter_async_context(open_storage(config, environ))
-        said = config.swift_cache_configuration
-        terms = Terms(said.url_lifetime, said.url_lifetime_slack, kept.lifetime)
-        levels = (
-            MemoryLevel(config.memory_cache_configuration),
-            # What the cache writes late must not shorten what a link leads to.
-            StoreLevel(kept.derived, lifetime=terms.stored_for),
-        )
+        terms = _terms(config, kept.lifetime)
+        # What the cache writes late must not shorten what a link leads to.
+        level = StoreLevel(kept.derived, lifetime=terms.stored_for)
+        levels = (MemoryLevel(config.memory_cache_configuration), level)
         cache = await stack.enter_async_context(Cache(levels))
         purger = await stack.enter_async_context(
             make_purger(
@@ -78,6 +115,7 @@ async def open_room(
                 purger=purger,
                 recipe=config.recipe(pool.magick),
                 options=config.service,
+                metadata=config.metadata,
             )
         )
         linker = await stack.enter_async_context(
@@ -89,13 +127,19 @@ async def open_room(
                 terms,
             )
         )
+        selector = await stack.enter_async_context(
+            Selector(service.names, config.http.selected)
+        )
+        batches = await stack.enter_async_context(
+            Batches(pool.count, config.http.archives)
+        )
         logger.info(
             "%s; %s; kinds %s",
             described_store(config, environ),
             pool.magick,
             " ".join(sorted(pool.kinds)),
         )
-        yield Room(
+        room = Room(
             service=service,
             linker=linker,
             linked=None if kept.keys is None else Linked(kept.derived, kept.keys),
@@ -107,27 +151,84 @@ async def open_room(
             recipe=config.settings_recipe,
             spool=kept.spool,
             uploads=asyncio.Semaphore(config.http.uploads),
+            selector=selector,
+            batches=batches,
         )
+        yield Opened(room, level, purger, kept.lifetime)
 
 
-async def serve(config: Config) -> None:
+class Rereading:
+    """Applies what is read anew to a server that runs.
+
+    Args:
+        config: What it was started with.
+        opened: The server.
+        reread: Reads the configuration; blocks.
+    """
+
+    def __init__(
+        self, config: Config, opened: Opened, reread: Callable[[], Config]
+    ) -> None:
+        self._config = config
+        self._opened = opened
+        self._reread = reread
+        self._asked = asyncio.Event()
+
+    def ask(self) -> None:
+        """Have the configuration read again, soon and once."""
+        self._asked.set()
+
+    async def heed(self) -> None:
+        """Do what is asked, until cancelled."""
+        while True:
+            await self._asked.wait()
+            self._asked.clear()
+            try:
+                self._change(await asyncio.to_thread(self._reread))
+            except ConfigError as error:
+                logger.error("the configuration stays as it was: %s", error)  # noqa: TRY400 - its text says all
+
+    def _change(self, new: Config) -> None:
+        """Take what can be taken at once; say what can't.
+
+        Raises:
+            ConfigError: The one does not go together with the other.
+        """
+        merged = live.merged(self._config, new)
+        check_together(merged)
+        for path in live.changes(self._config, merged):
+            logger.info("option %s has a new value", path)
+        for path in live.changes(merged, new):
+            logger.warning(
+                "option %s has another value now, which takes a restart", path
+            )
+        self._opened.apply(merged)
+        self._config = merged
+        logger.info("the configuration has been read again")
+
+
+async def serve(config: Config, reread: Callable[[], Config]) -> None:
     """Serve until SIGTERM or SIGINT; then finish what is under way.
+
+    Args:
+        config: All options.
+        reread: Reads them again, on SIGHUP; may raise ConfigError, and blocks.
 
     Raises:
         ConfigError: The address is taken, or a directory can't be used.
     """
-    stop = asyncio.Event()
+    hangup, stop = Hangup(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(_listener(config.listen))
+        listener = stack.enter_context(listening(config.listen))
         pool = await stack.enter_async_context(
             Pool(config.workers, config.limits, config.render)
         )
-        room = await stack.enter_async_context(open_room(config, pool))
+        opened = await stack.enter_async_context(open_all(config, pool))
         runner = web.AppRunner(
-            make_app(room),
+            make_app(opened.room),
             access_log_class=AccessLogger,
             shutdown_timeout=config.http.drain_seconds,
         )
@@ -135,13 +236,22 @@ async def serve(config: Config) -> None:
         stack.push_async_callback(runner.cleanup)
         await web.SockSite(runner, listener, backlog=BACKLOG).start()
         stack.enter_context(_pid_file(config.pid_file))
+        rereading = Rereading(config, opened, reread)
+        hangup.heed(rereading.ask, stop.set)
         logger.info("listening on %s", config.listen)
+        heeding = asyncio.create_task(rereading.heed())
         await stop.wait()
+        heeding.cancel()
         logger.info("stopping: requests under way are finished first")
 
 
 @contextmanager
-def _listener(listen: str) -> Iterator[socket.socket]:
+def listening(listen: str) -> Iterator[socket.socket]:
+    """Listen where the option says.
+
+    Raises:
+        ConfigError: It can't be done.
+    """
     if listen.startswith("unix:"):
         yield from _unix(Path(listen.removeprefix("unix:")))
         return

@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_repo import config, template
+from image_repo import commands, config, template
+from image_repo.checks import run
 from image_repo.commands import COMMANDS
 from image_repo.errors import ConfigError, ImageRepoError
 
@@ -24,23 +24,32 @@ WRONG = 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
     # A default of a command's own parser would hide what stands before the command.
-    unsaid = argparse.Namespace(config=None, template=None, data=None, debug=False)
+    unsaid = argparse.Namespace(
+        config=None, template=None, data=None, check=False, debug=False
+    )
     given = _parser().parse_args(arguments, unsaid)
+    given.environ = os.environ | _said(given.data)
     if given.template:
         sys.stdout.write(template.render(config.Config))
         return 0
+    if given.check:
+        return run.main(given.config, given.environ)
+    commands.log(debug=given.debug, events=given.command.events)
     try:
-        chosen = config.load(given.config, os.environ)
-        if given.data is not None:
-            chosen = replace(chosen, store="directory", data=given.data)
-        status: int = given.run(given, chosen)
-    except ConfigError as error:
-        sys.stderr.write(f"image_repo: {error}\n")
-        return WRONG
+        chosen = config.load(given.config, given.environ)
+        status: int = given.command.run(given, chosen)
     except ImageRepoError as error:
-        sys.stderr.write(f"image_repo: {error}\n")
-        return 1
+        for line in str(error).splitlines():
+            sys.stderr.write(f"image_repo: {line}\n")
+        return WRONG if isinstance(error, ConfigError) else 1
     return status
+
+
+def _said(data: str | None) -> dict[str, str]:
+    """Return the options that the command line gives, as the environment does."""
+    if data is None:
+        return {}
+    return {"IMAGE_REPO_STORE": "directory", "IMAGE_REPO_DATA": data}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -53,16 +62,16 @@ def _parser() -> argparse.ArgumentParser:
         parents=[common],
     )
     parser.add_argument("--version", action="version", version=version("image-repo"))
-    parser.set_defaults(run=COMMANDS[0].run)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    parser.set_defaults(command=COMMANDS[0])
+    known = parser.add_subparsers(title="commands", metavar="COMMAND")
     for command in COMMANDS:
-        own = commands.add_parser(
+        own = known.add_parser(
             command.name,
             help=command.help,
             description=f"{command.help[0].upper()}{command.help[1:]}.",
             parents=[common],
         )
-        own.set_defaults(run=command.run)
+        own.set_defaults(command=command)
         command.arguments(own)
     return parser
 
@@ -83,6 +92,12 @@ def _common() -> argparse.ArgumentParser:
     )
     common.add_argument(
         "--data", metavar="DIR", help="keep images in this directory, not in Swift"
+    )
+    common.add_argument(
+        "--check",
+        action="store_true",
+        help="check the configuration and what it names, say what is wrong, and exit:"
+        " 0 nothing, 1 something that it names, 2 the configuration",
     )
     common.add_argument("--debug", action="store_true", help="log everything")
     return common

@@ -8,10 +8,12 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_repo import assemble, config, nginx, supervise
+from image_repo.errors import ConfigError
 from image_repo.originals import Originals
 from image_repo.storage import open_place, open_storage
 from image_repo.transfer.copying import check_source, copy, read_place
@@ -38,20 +40,27 @@ class Command:
         help: What it does; goes on from the word.
         run: Does it, with what stands on the command line; returns the exit status.
         arguments: Adds those arguments that only this command has.
+        events: Whether it logs events; otherwise only what is wrong is said.
     """
 
     name: str
     help: str
     run: Callable[[Namespace, Config], int]
     arguments: Callable[[ArgumentParser], None] = lambda _: None
+    events: bool = False
 
 
-def log(*, debug: bool) -> None:
-    """Write events to stderr: ours and those of libraries, but never their requests."""
-    logging.basicConfig(
-        level=logging.DEBUG if debug else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
+def log(*, debug: bool, events: bool = True) -> None:
+    """Write to stderr: our events and those of libraries, but never their requests.
+
+    Args:
+        debug: Whether events of interest to developers alone are written, too.
+        events: Whether any are; otherwise only what is wrong.
+    """
+    level = logging.DEBUG if debug else logging.INFO if events else logging.WARNING
+    timed = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    form = timed if debug or events else "image_repo: %(message)s"
+    logging.basicConfig(level=level, format=form)
     for name in TELLTALES:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
@@ -60,9 +69,9 @@ def log(*, debug: bool) -> None:
 
 
 def _serve(given: Namespace, chosen: Config) -> int:
-    log(debug=given.debug)
     config.described_store(chosen, os.environ)  # says what is missing at once
-    asyncio.run(assemble.serve(chosen), debug=given.debug)
+    again = partial(config.load, given.config, given.environ)
+    asyncio.run(assemble.serve(chosen, again), debug=given.debug)
     return 0
 
 
@@ -179,6 +188,8 @@ def _copy_arguments(parser: ArgumentParser) -> None:
 def _copy(given: Namespace, chosen: Config) -> int:
     source, target = read_place(given.source), read_place(given.target)
     check_source(source)
+    if source == target:
+        raise ConfigError("--from and --to name the same place")
 
     async def work(progress: Progress) -> None:
         async with (
@@ -203,9 +214,7 @@ def _url_key_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def _url_key(given: Namespace, chosen: Config) -> int:
-    log(debug=given.debug)
-
+def _url_key(_given: Namespace, chosen: Config) -> int:
     async def rotate() -> None:
         async with open_storage(chosen, os.environ) as kept:
             await kept.signer.rotate()
@@ -218,7 +227,7 @@ def _url_key(given: Namespace, chosen: Config) -> int:
 # -- the table -------------------------------------------------------------------------
 
 COMMANDS = (
-    Command("serve", "serve images; also without any command", _serve),
+    Command("serve", "serve images; also without any command", _serve, events=True),
     Command(
         "nginx-conf", "write nginx's configuration", _nginx_conf, _nginx_conf_arguments
     ),
@@ -231,7 +240,11 @@ COMMANDS = (
     Command("import", "store the images of a folder", _import, _import_arguments),
     Command("copy", "copy all originals to another store", _copy, _copy_arguments),
     Command(
-        "url-key", "change what signs temporary URLs", _url_key, _url_key_arguments
+        "url-key",
+        "change what signs temporary URLs",
+        _url_key,
+        _url_key_arguments,
+        events=True,
     ),
 )
 """All of them; the first is done where none is named."""

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
-from image_repo import modifiers, names, options
+from image_repo import former, modifiers, names, options, yamlfile
 from image_repo.cache import MemoryOptions
-from image_repo.errors import ConfigError
+from image_repo.errors import ConfigError, OptionError
 from image_repo.modifiers import ImageOptions, RenderOptions
 from image_repo.names import Recipe
 from image_repo.options import option
@@ -21,8 +20,12 @@ from image_repo.sources import given
 from image_repo.stores import containers
 from image_repo.stores.account import SwiftOptions
 from image_repo.stores.containers import PersistentStoreOptions, SwiftCacheOptions
+from image_repo.transform.fields import MetadataOptions
 from image_repo.transform.pool import Limits, WorkerOptions
 from image_repo.web.answers import HttpOptions
+from image_repo.yamlfile import Written
+
+logger = logging.getLogger(__name__)
 
 Store = Literal["directory", "swift"]
 """What keeps the images."""
@@ -64,6 +67,7 @@ class Config(ImageOptions, ServerOptions):
 
     render: RenderOptions = RenderOptions()
     limits: Limits = Limits()
+    metadata: MetadataOptions = MetadataOptions()
     workers: WorkerOptions = WorkerOptions()
     memory_cache_configuration: MemoryOptions = MemoryOptions()
     service: ServiceOptions = ServiceOptions()
@@ -92,20 +96,97 @@ class Config(ImageOptions, ServerOptions):
         return names.recipe(self.settings_recipe, imagemagick)
 
 
-def load(file: Path | None, environment: Mapping[str, str]) -> Config:
-    """Return the configuration of a YAML file, the environment, and defaults.
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What a file and the environment say.
+
+    Attributes:
+        config: The options; those that are wrong have their defaults.
+        faults: Why it can't be used, each a sentence with the place.
+        warnings: What is not heeded, each a sentence with the place.
+    """
+
+    config: Config
+    faults: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def examine(file: Path | None, environ: Mapping[str, str]) -> Loaded:
+    """Return what a YAML file and the environment say, and all that is wrong with it.
 
     Args:
         file: None: no file. An option given by the environment wins over it.
-        environment: As `os.environ`; names are those of `options.describe`.
+        environ: As `os.environ`; names are those of `options.describe`.
 
     Raises:
-        ConfigError: The file can't be read, an option is wrong, or two do not go
-            together.
+        ConfigError: The file can't be read as a mapping.
     """
-    loaded = options.load(Config, {} if file is None else _read(file), environment)
-    containers.check_lifetimes(loaded.swift_cache_configuration, loaded.http.s_maxage)
-    return loaded
+    told = Written({}, {}, ()) if file is None else yamlfile.read(file)
+    today = former.translate(told.content)
+    config, faults = options.examine(Config, today.content, environ)
+
+    def place(path: tuple[str, ...]) -> str:
+        line = told.line(today.former.get(path, path))
+        return f" (line {line})" if line else ""
+
+    def said(fault: OptionError) -> str:
+        return (
+            f"{fault}{f' ({fault.variable})' if fault.variable else place(fault.path)}"
+        )
+
+    wrong = [said(fault) for fault in (*told.faults, *today.faults, *faults)]
+    if not wrong:
+        wrong = list(_apart(config))
+    warnings = [
+        f"option {', '.join('.'.join(p) + place(p) for p in note.paths)}: {note.text}"
+        for note in today.notes
+    ]
+    return Loaded(config, tuple(wrong), (*warnings, *_unknown_variables(environ)))
+
+
+def load(file: Path | None, environ: Mapping[str, str]) -> Config:
+    """Return what a YAML file, the environment and defaults say; log the warnings.
+
+    Args:
+        file: As `examine`.
+        environ: As `examine`.
+
+    Raises:
+        ConfigError: The file can't be read, options are wrong, or do not go together;
+            a line for each.
+    """
+    loaded = examine(file, environ)
+    for warning in loaded.warnings:
+        logger.warning("%s", warning)
+    if loaded.faults:
+        raise ConfigError("\n".join(loaded.faults))
+    return loaded.config
+
+
+def check_together(config: Config) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        ConfigError: Names them.
+    """
+    containers.check_lifetimes(config.swift_cache_configuration, config.http.s_maxage)
+
+
+def _apart(config: Config) -> Iterator[str]:
+    try:
+        check_together(config)
+    except ConfigError as error:
+        yield str(error)
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield a warning for each variable that looks like an option and is none."""
+    known = [v for item in options.describe(Config) for v in item.variables]
+    for name in sorted(environ.keys() - set(known)):
+        if name.startswith(options.PREFIX):
+            yield (
+                f"{name} in the environment is no option{options.nearest(name, known)}"
+            )
 
 
 def chosen_store(config: Config, environ: Mapping[str, str]) -> Store:
@@ -142,21 +223,3 @@ def described_store(config: Config, environ: Mapping[str, str]) -> str:
     return (
         f"images in Swift: containers {names} at {first.auth_url} and {second.auth_url}"
     )
-
-
-def _read(file: Path) -> Mapping[str, object]:
-    try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {str(file)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        place = getattr(error, "problem_mark", None)
-        line = f" in line {place.line + 1}" if place is not None else ""
-        raise ConfigError(f"{str(file)!r} is not YAML{line}") from error
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise ConfigError(
-            f"{str(file)!r} must hold options: a mapping of names to values"
-        )
-    return content

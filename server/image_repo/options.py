@@ -14,12 +14,12 @@ import json
 import math
 import re
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from types import MappingProxyType, UnionType
 from typing import TYPE_CHECKING, TypeVar
 
-from image_repo.errors import ConfigError
+from image_repo.errors import OptionError
 from image_repo.sources import Source
 
 if TYPE_CHECKING:
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T", bound="Options")
 V = TypeVar("V")
+
+PREFIX = "IMAGE_REPO_"
+"""Begins the variables of the environment that are named after options."""
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 """Bytes in one of each unit of an amount."""
@@ -114,7 +117,7 @@ class Described:
     @property
     def environment(self) -> str:
         """The variable that gives this option, such as IMAGE_REPO_HTTP_MAX_AGE."""
-        return "_".join(("IMAGE_REPO", *self.path)).upper()
+        return PREFIX + "_".join(self.path).upper()
 
     @property
     def variables(self) -> tuple[str, ...]:
@@ -161,44 +164,67 @@ def load(
         where: Path of the section that *cls* is, with dots.
 
     Raises:
-        ConfigError: An option is unknown, of the wrong type, or out of its range.
+        OptionError: An option is unknown, of the wrong type, or out of its range.
     """
+    loaded, faults = examine(cls, mapping, environ, where)
+    if faults:
+        raise faults[0]
+    return loaded
+
+
+def examine(
+    cls: type[T],
+    mapping: Mapping[str, object],
+    environ: Mapping[str, str] = MappingProxyType({}),
+    where: str = "",
+) -> tuple[T, list[OptionError]]:
+    """Return the options as `load`, and all that is wrong; that has its default."""
     kinds = typing.get_type_hints(cls)
     path = tuple(filter(None, where.split(".")))
-    _refuse_unknown(mapping, list(kinds), path)
+    faults = [_unknown(name, kinds, path) for name in mapping if name not in kinds]
     given: dict[str, object] = {}
     for item in fields(cls):
-        kind, name = kinds[item.name], item.name
-        here = (*path, name)
-        if is_section(kind):
-            section = _section(mapping.get(name), kind, here)
-            given[name] = load(kind, section, environ, ".".join(here))
-            continue
-        known = Described(here, item.default, item.metadata["about"], kind)
-        text = _from_environment(known, environ)
-        if text is not None:
-            given[name] = _value(known, text, _TEXTS)
-        elif name in mapping:
-            given[name] = _value(known, mapping[name], _VALUES)
-    return cls(**given)
+        kind, here = kinds[item.name], (*path, item.name)
+        try:
+            if is_section(kind):
+                section = _section(mapping.get(item.name), kind, here)
+                given[item.name], wrong = examine(
+                    kind, section, environ, ".".join(here)
+                )
+                faults += wrong
+            else:
+                known = Described(here, item.default, item.metadata["about"], kind)
+                given |= _given(known, mapping, environ)
+        except OptionError as error:
+            faults.append(error)
+    return cls(**given), faults
 
 
-def _from_environment(known: Described, environ: Mapping[str, str]) -> str | None:
-    text = environ.get(known.environment)
-    return text if text is not None else environ.get(known.about.alias) or None
+def _given(
+    known: Described, mapping: Mapping[str, object], environ: Mapping[str, str]
+) -> dict[str, object]:
+    """Return the value of an option by its name; nothing where nothing is said."""
+    name = known.path[-1]
+    for variable in known.variables:
+        # An alias belongs to others, who may leave it empty.
+        if variable in environ and (environ[variable] or variable == known.environment):
+            return {name: _value(known, environ[variable], _TEXTS, variable)}
+    return {name: _value(known, mapping[name], _VALUES)} if name in mapping else {}
 
 
-def _refuse_unknown(
-    mapping: Mapping[str, object], known: list[str], path: tuple[str, ...]
-) -> None:
-    for name in mapping:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            where = ".".join((*path, str(name)))
-            raise ConfigError(
-                f"unknown option {where}: it must be one of {', '.join(known)}{hint}"
-            )
+def _unknown(name: object, known: Iterable[str], path: tuple[str, ...]) -> OptionError:
+    here = (*path, str(name))
+    return OptionError(
+        f"unknown option {'.'.join(here)}: it must be one of {', '.join(known)}"
+        f"{nearest(str(name), known)}",
+        here,
+    )
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return words that ask whether the known name most like *name* was meant."""
+    near = difflib.get_close_matches(name, list(known), 1)
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def _section(
@@ -209,8 +235,8 @@ def _section(
     if not isinstance(value, Mapping):
         secret = any(known.about.secret for known in describe(kind))
         shown = "not allowed" if secret else repr(value)
-        raise ConfigError(
-            f"option {'.'.join(path)} is {shown}: it must be a section of options"
+        raise OptionError(
+            f"option {'.'.join(path)} is {shown}: it must be a section of options", path
         )
     return value
 
@@ -246,11 +272,13 @@ Converters = Mapping[object, "Callable[[object], object]"]
 """For each type what makes a value of it, or raises ValueError."""
 
 
-def _value(known: Described, raw: object, converters: Converters) -> object:
+def _value(
+    known: Described, raw: object, converters: Converters, variable: str = ""
+) -> object:
     """Return *raw* as a valid value of an option.
 
     Raises:
-        ConfigError: Names the option, the value, and what is allowed.
+        OptionError: Names the option, the value, and what is allowed.
     """
     bare, about = _bare(known.kind), known.about
     if raw is None and bare is not known.kind:
@@ -265,8 +293,12 @@ def _value(known: Described, raw: object, converters: Converters) -> object:
         valid, value = False, None
     if not valid:
         shown = "not allowed" if about.secret else repr(raw)
-        raise ConfigError(
+        text = bare in {str, Source} and isinstance(raw, int | float)
+        raise OptionError(
             f"option {'.'.join(known.path)} is {shown}: it must be {known.allowed}"
+            + ("; put it in quotes" if text else ""),
+            known.path,
+            variable,
         )
     return value
 
@@ -338,7 +370,7 @@ _TEXTS: Converters = {
     int: lambda text: int(str(text)),
     float: lambda text: _finite(float(str(text))),
     str: _exactly(str),
-    tuple[int, int]: lambda text: _two([int(n) for n in str(text).split(",")]),
+    tuple[int, int]: lambda text: _two([int(n) for n in re.split("[,x]", str(text))]),
     Source: lambda text: Source("explicit", str(text)),
 }
 

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING
 from image_repo import announce
 from image_repo.announce import tell
 from image_repo.errors import ConfigError
+from image_repo.hangup import Hangup
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
@@ -122,6 +123,7 @@ class Stop:
         self.patience = patience
         self.asked = asyncio.Event()
         self.hurry = asyncio.Event()
+        self.hangup = Hangup()
 
     def ask(self) -> None:
         """Take one signal."""
@@ -178,6 +180,8 @@ async def serve(
         while True:
             change = Code.now().change if reload else forever
             async with child(plan.command, plan.environment, stop) as server:
+                reread = partial(server.send_signal, signal.SIGHUP)
+                stop.hangup.heed(reread, stop.ask)  # nginx keeps what it was told
                 event = await first(
                     stop=stop.asked.wait(),
                     server=server.wait(),
@@ -190,6 +194,8 @@ async def serve(
                     event = await first(
                         stop=stop.asked.wait(), nginx=nginx.wait(), code=change()
                     )
+                if event == "server":
+                    tell(f"the server has ended with status {server.returncode}")
                 if event == "nginx":
                     tell(f"nginx has ended; see {plan.nginx / 'error.log'}")
                 if event != "code":  # requests in flight need the server to the end
@@ -287,7 +293,8 @@ def write_configuration(plan: Plan) -> str:
     Raises:
         ConfigError: An option is wrong; the program has said which.
     """
-    plan.nginx.mkdir(parents=True, exist_ok=True)
+    # Its error log names whole requests, the signatures of links included.
+    plan.nginx.mkdir(mode=0o700, parents=True, exist_ok=True)
     made = subprocess.run(  # noqa: S603 - our own program
         [*plan.command, "nginx-conf", "--standalone", str(plan.nginx)],
         env=plan.environment,
@@ -373,7 +380,10 @@ def owned(directory: Path) -> Iterator[Path]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             busy = isinstance(error, BlockingIOError)
-            reason = "another server uses it" if busy else error.strerror
+            reason = error.strerror
+            if busy:
+                reason = "another server uses it; the option `work` (IMAGE_REPO_WORK)"
+                reason += " or --data chooses another"
             raise ConfigError(f"directory {directory}: {reason}") from error
         yield directory.absolute()
 

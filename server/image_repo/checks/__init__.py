@@ -1,0 +1,1 @@
+"""`image_repo --check`: a configuration, and the world it names."""
