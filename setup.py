@@ -24,6 +24,8 @@ setup(
     package_data={"": ["py.typed", "policy.xml", "srgb.icc", "nginx.conf.template"]},
     install_requires=[
         "aiohttp>=3.14,<4",
+        "google-re2>=1.1,<2",
+        "ExifRead>=3.5,<4",
         "keystoneauth1>=5.6,<6",
         "python-swiftclient>=4.6,<5",
         "PyYAML>=6,<7",
@@ -40,6 +42,7 @@ setup(
             "pytest-aiohttp>=1.1",
             "pytest-cov",
             "pytest-timeout",
+            "schemathesis>=4",
         ],
         "lint": [
             "gixy-ng",

@@ -9,9 +9,11 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from image_repo import errors, modifiers, nginx, options
+from image_repo import errors, former, modifiers, nginx, options, urls
 from image_repo.config import Config
 from image_repo.formats import FORMATS
+from image_repo.live import LIVE
+from image_repo.transform.fields import FACTS, FIELDS
 from image_repo.web.errors import STATUSES
 
 ROOT = Path(__file__).parent.parent
@@ -36,6 +38,16 @@ def modifier_table() -> str:
                 word.help,
             )
             for word in modifiers.words_known()
+        ),
+    )
+
+
+def listing_table() -> str:
+    return _table(
+        ("parameter", "value", "what it does"),
+        (
+            (f"`{word.name}={word.example}`", word.values, word.help)
+            for word in urls.LISTING
         ),
     )
 
@@ -71,31 +83,71 @@ def error_table() -> str:
     )
 
 
-def _also(item: options.Described) -> tuple[str, ...]:
-    alias = item.about.alias
-    return (f"`{alias}` of the environment gives it, too.",) if alias else ()
+OPTION_PAGE = """\
+# Options
+
+Generated from the code. In YAML `a.b` is `b:` within the section `a:`. A variable of
+the environment wins over the file; where there are two, the first wins. Those marked
+with *SIGHUP* a running server takes anew when it gets that signal; others need a
+restart.
+
+{options}
+## Keys of the first release
+
+A file of the first release is read as it is. These of its keys have other names or
+spellings now, or mean nothing any more, which is said in a warning; the others are
+options above.
+
+{former}"""
 
 
-def option_page() -> str:
+def option_table() -> str:
+    head = ("option", "environment", "default", "allowed", "what it does")
     rows = (
         (
             f"`{'.'.join(item.path)}`",
+            " ".join(f"`{variable}`" for variable in item.variables),
             f"`{item.default!r}`" if item.default != "" else "empty",
             item.allowed.replace("|", "\\|"),
-            " ".join((item.about.help, *_also(item))),
+            item.about.help + (" *SIGHUP*" if ".".join(item.path) in LIVE else ""),
         )
         for item in options.describe(Config)
     )
-    return (
-        "# Options\n\nGenerated from the code. In YAML `a.b` is `b:` within the section"
-        " `a:`; in the\nenvironment it is `IMAGE_REPO_A_B`, which wins over the file."
-        "\n\n" + _table(("option", "default", "allowed", "what it does"), rows)
+    return _table(head, rows)
+
+
+def former_table() -> str:
+    return _table(
+        ("key", "now"),
+        (
+            (f"`{row.key}`", f"`{row.now}`" if row.now else f"nothing: {row.why}")
+            for row in former.TABLE
+        ),
+    )
+
+
+def option_page() -> str:
+    return OPTION_PAGE.format(options=option_table(), former=former_table())
+
+
+def metadata_table() -> str:
+    return _table(
+        ("field", "what it is", "told"),
+        (
+            *((f"`{name}`", said, "always") for name, said in FACTS),
+            *(
+                (f"`{field.name}`", field.help, field.group or "always")
+                for field in FIELDS
+            ),
+        ),
     )
 
 
 README: dict[str, Callable[[], str]] = {
     "modifiers": modifier_table,
+    "listing": listing_table,
     "kinds": kind_table,
+    "metadata": metadata_table,
     "errors": error_table,
 }
 

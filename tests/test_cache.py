@@ -25,7 +25,14 @@ from image_repo.cache import (
     StoreLevel,
 )
 from image_repo.errors import StoreError
-from image_repo.names import DerivedName, ImageName, Tag, image_name, stored_key
+from image_repo.names import (
+    DerivedName,
+    ImageName,
+    MadeName,
+    Tag,
+    image_name,
+    stored_key,
+)
 from image_repo.stores.disk import DirectoryStore
 from image_repo.stores.memory import MemoryStore
 
@@ -47,10 +54,10 @@ class Broken:
     def __init__(self, error: Exception) -> None:
         self.error = error
 
-    async def get(self, tag: Tag, name: DerivedName) -> Derived | None:
+    async def get(self, tag: Tag, name: MadeName) -> Derived | None:
         raise self._at(tag, name)
 
-    async def put(self, tag: Tag, name: DerivedName, derived: Derived) -> None:
+    async def put(self, tag: Tag, name: MadeName, derived: Derived) -> None:
         raise self._at(tag, name, derived)
 
     async def forget(self, image: ImageName) -> None:
@@ -74,11 +81,11 @@ class Slow(MemoryLevel):
         super().__init__(ROOMY)
         self.let_go = asyncio.Event()
 
-    async def get(self, tag: Tag, name: DerivedName) -> Derived | None:
+    async def get(self, tag: Tag, name: MadeName) -> Derived | None:
         await self.let_go.wait()
         return await super().get(tag, name)
 
-    async def put(self, tag: Tag, name: DerivedName, derived: Derived) -> None:
+    async def put(self, tag: Tag, name: MadeName, derived: Derived) -> None:
         await self.let_go.wait()
         await super().put(tag, name, derived)
 

@@ -103,6 +103,20 @@ def test_answering_again_renews_the_time() -> None:
     assert answered.paths("a") == ("/1",)
 
 
+@pytest.mark.parametrize(("lifetime", "kept"), [(20, True), (5, True), (12, False)])
+def test_a_lifetime_that_changes_never_shortens_what_is_remembered(
+    lifetime: float, kept: bool
+) -> None:
+    clock = Clock()
+    answered = Answered(10, clock=clock)
+    answered.keep_for(lifetime)
+    answered.note("a", "/1")
+
+    clock.now = 9 if lifetime == 5 else 13
+
+    assert answered.paths("a") == (("/1",) if kept else ())
+
+
 @given(
     notes=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("123456"))),
     limit=st.integers(0, 4),
@@ -133,6 +147,7 @@ def test_the_latest_answers_are_remembered_and_never_more_than_the_limit(
         (["a/_/old/w_1.jpg"], ["w_1.jpg", "v_old/w_1.jpg"]),
         (["a/_/new/w_1.jpg"], ["w_1.jpg"]),
         (["w_1.jpg", "a/_/w_1.jpg"], ["w_1.jpg"]),
+        (["a/_/old/metadata-1.json"], []),  # no path leads there
     ],
 )
 async def test_what_the_caches_held_is_purged(

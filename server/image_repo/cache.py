@@ -19,8 +19,8 @@ from typing import Final, Protocol, Self
 
 from image_repo.errors import StoreError
 from image_repo.names import (
-    DerivedName,
     ImageName,
+    MadeName,
     Tag,
     derived_prefix,
     stored_key,
@@ -88,11 +88,11 @@ class Level(Protocol):
         """Whether a put takes no time worth speaking of."""
         ...
 
-    async def get(self, tag: Tag, name: DerivedName) -> Derived | None:
+    async def get(self, tag: Tag, name: MadeName) -> Derived | None:
         """Return what was put, whole; None: it is not here."""
         ...
 
-    async def put(self, tag: Tag, name: DerivedName, derived: Derived) -> None:
+    async def put(self, tag: Tag, name: MadeName, derived: Derived) -> None:
         """Keep *derived* for as long as suits the level."""
         ...
 
@@ -113,21 +113,21 @@ class MemoryLevel:
 
     def __init__(self, options: MemoryOptions) -> None:
         self._options = options
-        self._entries: OrderedDict[tuple[Tag, DerivedName], Derived] = OrderedDict()
-        self._images: defaultdict[ImageName, set[tuple[Tag, DerivedName]]]
+        self._entries: OrderedDict[tuple[Tag, MadeName], Derived] = OrderedDict()
+        self._images: defaultdict[ImageName, set[tuple[Tag, MadeName]]]
         self._images = defaultdict(set)
         self.size = 0
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    async def get(self, tag: Tag, name: DerivedName) -> Derived | None:
+    async def get(self, tag: Tag, name: MadeName) -> Derived | None:
         found = self._entries.get((tag, name))
         if found is not None:
             self._entries.move_to_end((tag, name))
         return found
 
-    async def put(self, tag: Tag, name: DerivedName, derived: Derived) -> None:
+    async def put(self, tag: Tag, name: MadeName, derived: Derived) -> None:
         key = (tag, name)
         self._remove(key)
         if len(derived.body) + ENTRY_BYTES > self._options.max_size:
@@ -149,7 +149,7 @@ class MemoryLevel:
         for tag, name in tuple(self._images.get(image, ())):
             yield stored_key(name, tag)
 
-    def _remove(self, key: tuple[Tag, DerivedName]) -> None:
+    def _remove(self, key: tuple[Tag, MadeName]) -> None:
         derived = self._entries.pop(key, None)
         if derived is None:
             return
@@ -168,6 +168,9 @@ class StoreLevel:
         name: One word for logs and headers.
         lifetime: Seconds after which the store may forget what was put; None: it keeps
             everything until it is told to forget it.
+
+    Attributes:
+        lifetime: As given; what is put later has another if it is changed.
     """
 
     instant = False
@@ -176,22 +179,22 @@ class StoreLevel:
         self, store: Store, name: str = "store", lifetime: int | None = None
     ) -> None:
         self._store = store
-        self._lifetime = lifetime
+        self.lifetime = lifetime
         self.name = name
 
-    async def get(self, tag: Tag, name: DerivedName) -> Derived | None:
+    async def get(self, tag: Tag, name: MadeName) -> Derived | None:
         found = await self._store.fetch(stored_key(name, tag))
         if found is None:
             return None
         with found:
             return Derived(await found.read(), found.stored.media_type)
 
-    async def put(self, tag: Tag, name: DerivedName, derived: Derived) -> None:
+    async def put(self, tag: Tag, name: MadeName, derived: Derived) -> None:
         await self._store.put(
             stored_key(name, tag),
             io.BytesIO(derived.body),
             media_type=derived.media_type,
-            lifetime=self._lifetime,
+            lifetime=self.lifetime,
         )
 
     async def forget(self, image: ImageName) -> None:
@@ -255,7 +258,7 @@ class Cache:
             _, late = await asyncio.wait(self._pending, timeout=self._patience)
             await _cancel(late)
 
-    async def get(self, tag: Tag, name: DerivedName) -> Hit | None:
+    async def get(self, tag: Tag, name: MadeName) -> Hit | None:
         """Return the derived image from the nearest level that has it.
 
         The levels nearer than that one get it too.
@@ -275,7 +278,7 @@ class Cache:
         self.found["none"] += 1
         return None
 
-    async def put(self, tag: Tag, name: DerivedName, derived: Derived) -> None:
+    async def put(self, tag: Tag, name: MadeName, derived: Derived) -> None:
         """Give the derived image to all levels; never waits for a slow one."""
         await self._fill(self._levels, tag, name, derived)
 
@@ -299,7 +302,7 @@ class Cache:
         return list(found)
 
     async def _fill(
-        self, levels: Sequence[Level], tag: Tag, name: DerivedName, derived: Derived
+        self, levels: Sequence[Level], tag: Tag, name: MadeName, derived: Derived
     ) -> None:
         for level in levels:
             work = self._put(level, tag, name, derived)
@@ -309,7 +312,7 @@ class Cache:
                 self._later(level, name, len(derived.body), work)
 
     async def _put(
-        self, level: Level, tag: Tag, name: DerivedName, derived: Derived
+        self, level: Level, tag: Tag, name: MadeName, derived: Derived
     ) -> None:
         with self._passed_by(level, f"cannot keep {name}"):
             async with asyncio.timeout(self._patience):
@@ -318,7 +321,7 @@ class Cache:
     def _later(
         self,
         level: Level,
-        name: DerivedName,
+        name: MadeName,
         size: int,
         work: Coroutine[None, None, None],
     ) -> None:

@@ -1,4 +1,4 @@
-"""Derived images: from the nearest cache, or made once for all who ask."""
+"""What is made from originals: from the nearest cache, or once for all who ask."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from image_repo.formats import Format
 from image_repo.revisions import Revisions, not_yet
 
 if TYPE_CHECKING:
-    from image_repo.names import DerivedName, ImageName, Revision, Tag
+    from image_repo.names import ImageName, MadeName, Revision, Tag
     from image_repo.originals import Originals
     from image_repo.stores.store import Object
     from image_repo.transform.pool import Pool
@@ -47,7 +47,7 @@ CRASHES_SECONDS = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A derived image to send.
+    """A derived image, or metadata, to send.
 
     Attributes:
         derived: Its bytes.
@@ -91,13 +91,13 @@ class Derivations:
         self._cache = cache
         self._pool = pool
         self._failure_lifetime = failure_lifetime
-        self._failures: Remembered[tuple[Tag, DerivedName], ImageRepoError] = (
-            Remembered(failure_lifetime, clock=clock)
+        self._failures: Remembered[tuple[Tag, MadeName], ImageRepoError] = Remembered(
+            failure_lifetime, clock=clock
         )
         self._crashes: Remembered[tuple[ImageName, Revision], int] = Remembered(
             max(failure_lifetime, CRASHES_SECONDS), clock=clock
         )
-        self._deriving: Flights[tuple[Tag, DerivedName], Answer] = Flights()
+        self._deriving: Flights[tuple[Tag, MadeName], Answer] = Flights()
 
     async def landed(self) -> None:
         """Wait for the derivations under way."""
@@ -115,8 +115,8 @@ class Derivations:
                 f"kind {row.kind!r} can't be written by this server: it writes {kinds}"
             )
 
-    async def get(self, name: DerivedName) -> Answer:
-        """Return a derived image, from the nearest cache or made now.
+    async def get(self, name: MadeName) -> Answer:
+        """Return a derived image or metadata, from the nearest cache or made now.
 
         What is returned was made from an original that was current when the answer
         was complete, not only when the question came.
@@ -124,7 +124,8 @@ class Derivations:
         Raises:
             ImageRepoError: As its classes say.
         """
-        self.check_kind(name.format)
+        if isinstance(name, names.DerivedName):
+            self.check_kind(name.format)
         answer = await self._once(name)
         for _ in range(REPLACED_TRIES):
             if answer.tag == await self._revisions.tag(name.image):
@@ -132,7 +133,7 @@ class Derivations:
             answer = await self._once(name)
         return replace(answer, lasting=False)
 
-    async def _once(self, name: DerivedName) -> Answer:
+    async def _once(self, name: MadeName) -> Answer:
         started = time.perf_counter()
         revision = await self._revisions.get(name.image)
         tag = self._revisions.tag_of(revision)
@@ -148,12 +149,12 @@ class Derivations:
         )
         return replace(made, seconds=seconds | made.seconds)
 
-    def _raise_remembered(self, tag: Tag, name: DerivedName) -> None:
+    def _raise_remembered(self, tag: Tag, name: MadeName) -> None:
         failure = self._failures.get((tag, name))
         if failure is not None:
             raise type(failure)(str(failure))
 
-    async def _derive(self, name: DerivedName, revision: Revision) -> Answer:
+    async def _derive(self, name: MadeName, revision: Revision) -> Answer:
         started = time.perf_counter()
         changes = self._revisions.changes
         original, lasting = await self._fetch(name.image, revision)
@@ -163,7 +164,7 @@ class Derivations:
             tag = self._revisions.tag_of(actual)
             body = await self._run(name, tag, actual, original)
         done = time.perf_counter()
-        made = Derived(body, name.format.media_type)
+        made = Derived(body, name.media_type)
         if lasting and self._revisions.changed_since(name.image, changes):
             # Nothing is kept of an image that was deleted or replaced meanwhile.
             lasting = await self._revisions.current(name.image) == actual
@@ -200,19 +201,21 @@ class Derivations:
         return original, original.stored.revision == revision
 
     async def _run(
-        self, name: DerivedName, tag: Tag, revision: Revision, original: Object
+        self, name: MadeName, tag: Tag, revision: Revision, original: Object
     ) -> bytes:
         blamed = (name.image, revision)
         self._refuse_killer(blamed)
+        file, size = original.file, original.stored.size
+
+        def check() -> None:
+            # Again when a worker is free: others of the same original may have been
+            # ahead in the queue.
+            self._refuse_killer(blamed)
+
         try:
-            return await self._pool.derive(
-                original.file,
-                original.stored.size,
-                name.text,
-                # Again when a worker is free: others of the same original may have
-                # been ahead in the queue.
-                check=lambda: self._refuse_killer(blamed),
-            )
+            if isinstance(name, names.MetadataName):
+                return await self._pool.metadata(file, size, name.groups, check=check)
+            return await self._pool.derive(file, size, name.text, check=check)
         except LASTING as error:
             self._remember(tag, name, error)
             raise
@@ -228,7 +231,7 @@ class Derivations:
         if (self._crashes.get(original) or 0) >= MAX_CRASHES:
             raise BadImageError("workers died of this image more than once")
 
-    def _remember(self, tag: Tag, name: DerivedName, error: ImageRepoError) -> None:
+    def _remember(self, tag: Tag, name: MadeName, error: ImageRepoError) -> None:
         logger.warning("cannot derive %s: %s", name, error)
         lifetime = self._failure_lifetime * random.uniform(0.75, 1.25)  # noqa: S311 - spreads retries
         self._failures.put((tag, name), error, lifetime=lifetime)

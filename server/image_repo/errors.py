@@ -2,6 +2,7 @@
 
 ImageRepoError
 ├── ConfigError          the configuration or command line is wrong: exit 2
+│   └── OptionError      one option is; a file says in which line
 ├── BadRequestError      the URL has no meaning
 ├── UnauthorisedError    a write without a token, an expired or altered link
 ├── ForbiddenError       a write with the wrong token or from a foreign origin
@@ -28,6 +29,21 @@ class ImageRepoError(Exception):
 
 class ConfigError(ImageRepoError):
     """An option is unknown, of the wrong type, or out of its range."""
+
+
+class OptionError(ConfigError):
+    """One option is wrong.
+
+    Args:
+        message: Names the option.
+        path: Names of the sections it is in, and its own, as the file has them.
+        variable: What gives it in the environment; empty: the file does.
+    """
+
+    def __init__(self, message: str, path: tuple[str, ...], variable: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        self.variable = variable
 
 
 class BadRequestError(ImageRepoError):

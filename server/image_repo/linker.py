@@ -128,6 +128,9 @@ class Linker:
         signer: Makes links to objects of *store*.
         terms: How long things are good.
         now: Seconds since 1970.
+
+    Attributes:
+        terms: As given; links that are given later have others if they are changed.
     """
 
     def __init__(
@@ -144,7 +147,7 @@ class Linker:
         self._revisions = revisions
         self._store = store
         self._signer = signer
-        self._terms = terms
+        self.terms = terms
         self._now = now
         self._known: Remembered[tuple[DerivedName, Tag], _Known] = Remembered(
             KNOWN_SECONDS
@@ -171,7 +174,7 @@ class Linker:
             StoreError: It can't be stored, or the link can't be signed.
             ImageRepoError: As deriving it.
         """
-        end = links.end(self._now(), self._terms.lifetime, self._terms.slack)
+        end = links.end(self._now(), self.terms.lifetime, self.terms.slack)
         for _ in range(TRIES):
             key = await self._stored(name, end)
             if key is not None:
@@ -221,7 +224,7 @@ class Linker:
         return _Known(key, None if ends is None else ends.timestamp(), changes)
 
     async def _put(self, name: DerivedName, answer: Answer, changes: int) -> _Known:
-        lifetime = self._terms.stored_for
+        lifetime = self.terms.stored_for
         key = stored_key(name, answer.tag)
         asked = self._now()
         await self._store.put(

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol, Self
 from image_repo.formats import FORMATS, Format, by_kind
 from image_repo.geometry import Box, Size
 from image_repo.options import option
-from image_repo.words import TRUTH, Word, Words, integer, truth
+from image_repo.words import NUMBERS, TRUTH, TRUTHS, Word, Words, integer, truth
 
 VERSION = "1"
 """Part of the recipe: raised when the same name begins to mean other pixels."""
@@ -31,6 +31,8 @@ Every seam costs time; beyond this the picture is squeezed first.
 _SERVED = tuple(row.kind for row in FORMATS if row.served)
 _LETTERS = "els"
 _PLAIN = "plain"
+_PERCENT = "a whole number, 1 to 100"
+_HUNDRED = "[1-9][0-9]?|100"
 
 
 # -- options ---------------------------------------------------------------------------
@@ -76,6 +78,9 @@ class RenderOptions:
         pattern="#[0-9A-Fa-f]{6}",
         pixels=True,
     )
+    keep_credit: bool = option(
+        False, "Keep artist and copyright in jpg, webp, png and tif.", pixels=True
+    )
     quality_jpg: int = option(
         80, "Quality of jpg when the URL names none.", low=1, high=100, pixels=True
     )
@@ -111,9 +116,8 @@ class RenderOptions:
 
 _PIXELS = f"a whole number of pixels, 1 to {MAX_SIDE}"
 
-KIND = Word(
-    "kind", (), "one of " + ", ".join(_SERVED), "The format to come in.", "webp"
-)
+_ONE_OF = "one of " + ", ".join(_SERVED)
+KIND = Word("kind", (), _ONE_OF, "The format to come in.", "webp", "|".join(_SERVED))
 
 
 # -- modifiers -------------------------------------------------------------------------
@@ -215,8 +219,8 @@ class Fit(Modifier):
     """Shrink into a box, keeping the shape; never enlarge."""
 
     words: ClassVar[tuple[Word, ...]] = (
-        Word("w", ("xsize",), _PIXELS, "Fit into this width.", "400"),
-        Word("h", ("ysize",), _PIXELS, "Fit into this height.", "300"),
+        Word("w", ("xsize",), _PIXELS, "Fit into this width.", "400", NUMBERS),
+        Word("h", ("ysize",), _PIXELS, "Fit into this height.", "300", NUMBERS),
     )
 
     box: Box
@@ -258,6 +262,7 @@ class Thumbnail(Modifier):
             f"or {_PLAIN}",
             "Make a thumbnail, in the configured box unless sizes are given.",
             "els",
+            f"e?l?s|e?l|e|{_PLAIN}|{TRUTHS}",
         ),
     )
 
@@ -327,20 +332,14 @@ class Quality(Modifier):
     """Encode at this quality; in the name even when it equals the default."""
 
     words: ClassVar[tuple[Word, ...]] = (
-        Word(
-            "q",
-            ("quality",),
-            "a whole number, 1 to 100",
-            "Encode at this quality.",
-            "75",
-        ),
+        Word("q", ("quality",), _PERCENT, "Encode at this quality.", "75", _HUNDRED),
     )
 
     percent: int
 
     @classmethod
     def read(cls, words: Words, defaults: ImageOptions) -> Self | None:  # noqa: ARG003
-        percent = integer(words, "q", 1, 100, "a whole number, 1 to 100")
+        percent = integer(words, "q", 1, 100, _PERCENT)
         return None if percent is None else cls(percent)
 
     def tokens(self) -> tuple[tuple[str, str], ...]:

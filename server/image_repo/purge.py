@@ -250,6 +250,13 @@ class Answered:
     def __len__(self) -> int:
         return len(self._until)
 
+    def keep_for(self, keep: float) -> None:
+        """Remember for *keep* seconds at least; never for less than up to now.
+
+        What was answered before may still be held for as long as it said.
+        """
+        self._keep = max(self._keep, keep)
+
     def note(self, image: str, path: str) -> None:
         """Remember that *path*, made from *image*, is being answered."""
         now = self._clock()
@@ -287,6 +294,10 @@ class Purger:
         self._way = way
         self._recent = recent
 
+    def keep_for(self, lifetime: float) -> None:
+        """Say that nginx may hold answers for *lifetime* seconds from now on."""
+        self._recent.keep_for(lifetime)
+
     def answered(self, image: ImageName, path: str) -> None:
         """Say that nginx gets an answer for *path*, canonical and quoted."""
         self._recent.note(image, path)
@@ -306,6 +317,8 @@ class Purger:
         base = f"{names.BASE}/{names.quoted(image)}/{names.MARK}"
         for item in made:
             *tags, text = item.rpartition(f"/{names.MARK}/")[2].split("/")
+            if names.is_metadata(text):  # no path leads to it
+                continue
             paths[f"{base}/{text}"] = None
             paths.update((f"{base}/v_{t}/{text}", None) for t in tags)
         present = f"{base}/v_{tag}/"
@@ -330,7 +343,7 @@ async def make_purger(
         ConfigError: A refresh is needed, but there is no secret for it.
     """
     recent = Answered(lifetime)
-    chosen = _chosen(options, secret) if behind else "none"
+    chosen = chosen_way(options, secret) if behind else "none"
     if chosen == "refresh":
         # one connection more than this would only wait for a place
         connector = aiohttp.TCPConnector(limit=REFRESHES)
@@ -345,7 +358,12 @@ async def make_purger(
         yield Purger(NoPurge(), recent)
 
 
-def _chosen(options: NginxOptions, secret: str) -> str:
+def chosen_way(options: NginxOptions, secret: str) -> str:
+    """Return how nginx is made to forget: *unlink*, *refresh* or *none*.
+
+    Raises:
+        ConfigError: There is no way, or no secret for the one that is said.
+    """
     if options.purge == "refresh" and not secret:
         raise ConfigError("option nginx.purge is 'refresh', but there is no secret")
     if options.purge != "auto":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,11 +20,12 @@ from image_repo.revisions import Revisions, unknown
 
 if TYPE_CHECKING:
     from image_repo.cache import Cache
-    from image_repo.names import ImageName, Recipe, Revision, Tag
-    from image_repo.originals import Originals
+    from image_repo.names import ImageName, MetadataName, Recipe, Revision, Tag
+    from image_repo.originals import Entry, Named, Originals
     from image_repo.purge import Purger
     from image_repo.stores.spool import Spool
     from image_repo.stores.store import Stored
+    from image_repo.transform.fields import MetadataOptions
     from image_repo.transform.headers import Header
     from image_repo.transform.pool import Pool
 
@@ -75,6 +76,7 @@ class Service:
         purger: Forgets what nginx keeps.
         recipe: Hash of all outside the URL that changes pixels.
         options: Times.
+        metadata: What is told of originals.
         clock: Monotonic seconds.
 
     Attributes:
@@ -90,9 +92,11 @@ class Service:
         purger: Purger,
         recipe: Recipe,
         options: ServiceOptions,
+        metadata: MetadataOptions | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._originals = originals
+        self._groups = metadata.groups if metadata else ()
         self._cache = cache
         self._pool = pool
         self._revisions = Revisions(originals, recipe, options.revision_lifetime, clock)
@@ -157,9 +161,21 @@ class Service:
             image, names.Revision(stored.revision), stored.size, header, stored.modified
         )
 
-    def names(self) -> AsyncIterator[ImageName]:
-        """Yield the name of each image once, in the order of the originals' keys."""
-        return self._originals.names()
+    def metadata_name(self, image: ImageName) -> MetadataName:
+        """Return what the metadata told of an image, which `derivations` has, is."""
+        return names.MetadataName(image, self._groups)
+
+    def names(self, prefix: str = "") -> AsyncIterator[ImageName]:
+        """Yield each image's name once that begins so, as `Originals.names`."""
+        return self._originals.names(prefix)
+
+    def named(self, prefix: str, after: str) -> AsyncGenerator[Named, None]:
+        """Yield images in order, as `Originals.named`."""
+        return self._originals.named(prefix, after)
+
+    def entries(self, prefix: str, after: str) -> AsyncGenerator[Entry, None]:
+        """Yield images in order with size and date, as `Originals.entries`."""
+        return self._originals.entries(prefix, after)
 
     async def ready(self) -> None:
         """Ask the store for something small.

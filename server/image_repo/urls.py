@@ -16,29 +16,58 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from urllib.parse import quote, urlencode
 
-from image_repo import modifiers, names, targets, words
+from image_repo import modifiers, names, patterns, targets, words
 from image_repo.errors import BadRequestError
 from image_repo.formats import Format, by_extension
 from image_repo.modifiers import ImageOptions, Modifier
 from image_repo.names import BASE, MARK, DerivedName, ImageName, Tag, image_name
-from image_repo.words import TRUTH, Word, Words
+from image_repo.words import NUMBERS, TRUTH, TRUTHS, Word, Words
 
-URL = Word("url", (), TRUTH, "Answer a temporary URL, not the image.", "true")
-META = Word("meta", (), TRUTH, "Answer the original's metadata as JSON.", "true")
+URL = Word("url", (), TRUTH, "Answer a temporary URL, not the image.", "true", TRUTHS)
+META = Word(
+    "meta", (), TRUTH, "Answer the original's metadata as JSON.", "true", TRUTHS
+)
 REGEX = Word(
-    "regex",
+    patterns.PARAMETER,
     (),
-    "a regular expression of Python",
+    patterns.DIALECT,
     "Choose images by their names; it may match anywhere in them.",
     "site-[0-9]+",
 )
 DIRECTIVES = (URL, META, REGEX)
 
-MAX_REGEX = 500  # characters; longer ones are accidents or attacks
+MAX_LISTED = 10_000
+"""Names in one answer that says how to go on: they are held in memory."""
+
+MAX_MARKER = 1024  # bytes; as of any key
+
+PREFIX = Word(
+    "prefix",
+    (),
+    "the beginning of a name",
+    "List images whose names begin so.",
+    "plots/",
+)
+LIMIT = Word(
+    "limit",
+    (),
+    f"a whole number, 1 to {MAX_LISTED}",
+    "List so many at most; the header Link then has the URL of those that follow.",
+    "1000",
+    NUMBERS,
+)
+MARKER = Word(
+    "marker",
+    (),
+    f"a name, or what a Link has, of {MAX_MARKER} bytes at most and no controls",
+    "List what comes after it.",
+    "plots/site-7",
+)
+LISTING = (PREFIX, REGEX, LIMIT, MARKER)
 
 VIEWS: dict[str, tuple[str, ...]] = {
     "info.json": ("GET", "HEAD"),
@@ -83,9 +112,26 @@ class Directives:
 
 @dataclass(frozen=True, slots=True)
 class ListRequest:
-    """The names of all images; *regex*: only of those in which it is found."""
+    """The names of images, in the order of the bytes of the keys of their originals.
 
+    Attributes:
+        prefix: What they begin with, in NFC.
+        regex: Text of a pattern that is found in them.
+        limit: How many at most; None: all.
+        marker: The key of the image after which the list begins, or its name.
+    """
+
+    prefix: str = ""
     regex: str | None = None
+    limit: int | None = None
+    marker: str = ""
+
+    @property
+    def path(self) -> str:
+        """A target that asks the same, quoted."""
+        given = {word.name: getattr(self, word.name) for word in LISTING}
+        query = urlencode({k: v for k, v in given.items() if v}, quote_via=quote)
+        return f"{BASE}?{query}" if query else BASE
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +271,9 @@ def split_extension(segment: str) -> tuple[str, str]:
 
 def _list(target: _Target) -> ListRequest:
     target.need(*READING)
-    return ListRequest(_regex(target.words((REGEX,))))
+    given = target.words(LISTING)
+    limit = words.integer(given, LIMIT.name, 1, MAX_LISTED, LIMIT.values)
+    return ListRequest(_prefix(given), _regex(given), limit, _marker(given))
 
 
 def _folder(target: _Target, segments: Sequence[str]) -> FolderRequest:
@@ -316,20 +364,26 @@ def _directives(given: Words, *, modified: bool = False) -> Directives:
     return found
 
 
+def _prefix(given: Words) -> str:
+    text = unicodedata.normalize("NFC", given.get(PREFIX.name, ""))
+    if text:
+        try:
+            image_name(f"{text}x")
+        except BadRequestError as error:
+            raise BadRequestError(
+                f"parameter {PREFIX.name!r} must be {PREFIX.values}: {error}"
+            ) from error
+    return text
+
+
+def _marker(given: Words) -> str:
+    text = given.get(MARKER.name, "")
+    hidden = any(unicodedata.category(c) == "Cc" for c in text)
+    if hidden or len(text.encode()) > MAX_MARKER:
+        words.refuse(MARKER.name, text, MARKER.values)
+    return text
+
+
 def _regex(given: Words) -> str | None:
     text = given.get(REGEX.name)
-    if text is None:
-        return None
-    if not 0 < len(text) <= MAX_REGEX:
-        words.refuse(REGEX.name, text, f"1 to {MAX_REGEX} characters long")
-    # Names are in NFC; a text that is not would never be found in one.
-    text = unicodedata.normalize("NFC", text)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            re.compile(text)
-    except (re.error, RecursionError, OverflowError) as error:
-        raise BadRequestError(
-            f"parameter 'regex' is {text[:40]!r}: it must be {REGEX.values} ({error})"
-        ) from error
-    return text
+    return None if text is None else patterns.checked(text)

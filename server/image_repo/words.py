@@ -13,6 +13,12 @@ from image_repo.errors import BadRequestError
 TRUTH = "true, yes, 1, false, no or 0"
 """The allowed values of a word that says yes or no."""
 
+TRUTHS = "[Tt]rue|[Ff]alse|yes|no|1|0"
+"""Matches texts that say yes or no, in the usual cases of their letters."""
+
+NUMBERS = "[1-9][0-9]{0,3}"
+"""Matches whole numbers that are allowed wherever some thousands are."""
+
 _YES = ("true", "1", "yes")
 _NO = ("false", "0", "no")
 _DIGITS = re.compile("[0-9]+")
@@ -30,6 +36,8 @@ class Word:
         values: What may stand behind it, in words.
         help: A sentence for the documentation.
         example: A valid value, as a canonical name has it.
+        pattern: Matches, as a whole, texts that are valid wherever the word is, in the
+            dialect of JSON Schema. Empty: any text may be.
     """
 
     name: str
@@ -37,6 +45,7 @@ class Word:
     values: str
     help: str
     example: str
+    pattern: str = ""
 
     @property
     def spellings(self) -> tuple[str, ...]:

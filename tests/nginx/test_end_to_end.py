@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
@@ -265,6 +267,28 @@ async def test_a_purge_makes_nginx_ask_again(served: Site) -> None:
     assert purged.status == 204
     again = await served.front.ask(HOT)
     assert again.cache in {"MISS", "EXPIRED"}
+
+
+async def test_a_selection_comes_as_a_zip_and_one_match_as_itself(
+    served: Site,
+) -> None:
+    for number, shade in enumerate(COLOURS[:4]):
+        await served.put(shade, f"/images/some/{number}")
+    await served.put(COLOURS[5], "/images/some/%C3%A9")
+
+    chosen = await served.front.ask("/images/some/?w=20&kind=png&regex=%5B0-9%5D")
+    one = await served.front.ask("/images/some?w=20&kind=png&regex=%C3%A9")
+    again = await served.front.ask("/images/some/%C3%A9/_/w_20.png")
+
+    assert chosen.headers["Content-Type"] == "application/zip"
+    assert "X-Accel-Buffering" not in chosen.headers
+    assert "Content-Length" not in chosen.headers
+    with zipfile.ZipFile(io.BytesIO(chosen.body)) as found:
+        assert found.testzip() is None
+        shades = [colour(decode(found.read(f"some/{n}.png")), (9, 9)) for n in range(4)]
+    assert shades == COLOURS[:4]
+    assert colour(decode(one.body), (9, 9)) == COLOURS[5]
+    assert (one.cache, again.cache) == ("MISS", "HIT")
 
 
 async def test_an_upload_that_is_too_large_is_refused_with_a_reason(

@@ -16,7 +16,7 @@ from servers import Client
 
 from image_repo.errors import StoreError
 from image_repo.names import ImageName
-from image_repo.service import Service
+from image_repo.originals import Named, Originals
 
 FILE = 'Content-Disposition: form-data; name="file"; filename="a.jpg"'
 BLANK = "Content-Type: multipart/form-data; boundary=b"
@@ -145,12 +145,12 @@ async def test_a_header_that_nginx_lets_pass_is_read(client: Client) -> None:
 async def test_a_list_whose_store_fails_is_cut_off_and_nothing_follows(
     client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def two(_: Service) -> AsyncIterator[ImageName]:
-        yield ImageName("a")
-        yield ImageName("b")
+    async def two(_: Originals, _prefix: str, _after: str) -> AsyncIterator[Named]:
+        yield Named(ImageName("a"), "a")
+        yield Named(ImageName("b"), "b.jpg")
         raise StoreError("the disk is gone")
 
-    monkeypatch.setattr(Service, "names", two)
+    monkeypatch.setattr(Originals, "named", two)
 
     async with client.get("/images") as answer:
         got: list[bytes] = []
@@ -170,7 +170,7 @@ async def test_only_failures_are_warned_of(
     await client.put("/images/x", data=jpeg())
 
     with caplog.at_level(logging.WARNING, "image_repo"):
-        assert (await client.get("/images?regex=a")).status == 501
+        assert (await client.get("/images?regex=(")).status == 400
 
     assert not re.search("regex", caplog.text)
     assert [r for r in caplog.records if r.name == "image_repo.web.errors"] == []

@@ -262,30 +262,6 @@ async def test_a_method_that_means_nothing_is_a_405_that_names_others(
     assert "GET" in answer.headers["Allow"]
 
 
-async def test_what_this_version_does_not_do_says_so(client: Client) -> None:
-    await put(client, "x")
-
-    for url in ("/images/x?meta=True", "/images/y/?url=True", "/images/?regex=x"):
-        assert (await client.get(url)).status == 501
-
-
-async def test_the_list_has_every_name_once_and_nothing_else(client: Client) -> None:
-    for name in ("b", "a/b", "a", "ü@2x +"):
-        await put(client, name, jpeg(8, 8))
-    await client.get("/images/a/_/w_4.jpg")
-
-    for path in ("/images", "/images/"):
-        answer = await client.get(path)
-        assert answer.content_type == "application/json"
-        assert await answer.json() == ["a", "a/b", "b", "ü@2x +"]
-
-
-async def test_an_empty_list_is_a_list(client: Client) -> None:
-    answer = await client.get("/images")
-
-    assert await answer.json() == []
-
-
 async def test_images_that_other_tools_have_put_are_adopted(
     start: Start, config: Config
 ) -> None:

@@ -228,7 +228,7 @@ def run(work: Callable[[Progress], Awaitable[None]]) -> int:
         progress.say("interrupted: the same command goes on from here")
     if summary.stopped:
         progress.say(f"stopped: {summary.stopped}")
-    elif not summary.counts:
+    elif not (summary.counts or summary.interrupted):
         progress.say("nothing was found")
     sys.stdout.write(f"{summary}\n")
     return summary.status

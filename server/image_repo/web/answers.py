@@ -56,6 +56,18 @@ class HttpOptions:
     uploads: int = option(
         64, "Uploads that may arrive at once; more are refused.", low=1, high=10_000
     )
+    selected: int = option(
+        10_000,
+        "Images that one request may choose by a path or a regex; more are refused.",
+        low=1,
+        high=1_000_000,
+    )
+    archives: int = option(
+        8,
+        "Answers with many images that may be sent at once; more are refused.",
+        low=1,
+        high=1000,
+    )
     drain_seconds: float = option(
         30.0, "Seconds that requests under way get at the end.", low=0, high=3600
     )

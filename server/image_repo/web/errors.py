@@ -44,10 +44,6 @@ class TargetTooLongError(errors.ImageRepoError):
     """The request's path and query are longer than any that has a meaning."""
 
 
-class UnservedError(errors.ImageRepoError):
-    """The request means something that this version does not do."""
-
-
 @dataclass(frozen=True, slots=True)
 class Status:
     """What one class of errors is in HTTP.
@@ -82,7 +78,6 @@ STATUSES: dict[type[errors.ImageRepoError], Status] = {
     errors.TooCostlyError: Status(422, 422),
     errors.DeriveError: Status(500, 500),
     errors.StoreError: Status(502, 502, retry_after=5),
-    UnservedError: Status(501, 501),
     errors.BusyError: Status(503, 503, retry_after=1),
     errors.ImageRepoError: Status(500, 500),
 }
@@ -91,6 +86,11 @@ STATUSES: dict[type[errors.ImageRepoError], Status] = {
 def status_of(error: errors.ImageRepoError) -> Status:
     """Return the row of the nearest class of *error*."""
     return next(STATUSES[cls] for cls in type(error).__mro__ if cls in STATUSES)
+
+
+def summary(error: errors.ImageRepoError) -> dict[str, object]:
+    """Return what is said of an image that could not be made, among others."""
+    return {"error": {"status": status_of(error).derive, "detail": str(error)}}
 
 
 def problem(

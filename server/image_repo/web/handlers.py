@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -26,12 +25,11 @@ from image_repo.errors import (
     UnknownImageError,
 )
 from image_repo.purge import REFRESH_HEADER
-from image_repo.web import answers
+from image_repo.web import answers, listing, metadata, openapi, selected
 from image_repo.web.answers import HttpOptions
 from image_repo.web.errors import (
     HOP,
     PreconditionError,
-    UnservedError,
     answer_errors,
     problem,
 )
@@ -40,9 +38,11 @@ from image_repo.web.uploads import Body, receive
 from image_repo.web.validators import not_modified, write_refused
 
 if TYPE_CHECKING:
+    from image_repo.batches import Batches
     from image_repo.linker import Linker
     from image_repo.modifiers import ImageOptions
     from image_repo.names import ImageName, Recipe, Revision
+    from image_repo.selection import Selector
     from image_repo.service import Condition, Service
     from image_repo.transform.pool import Pool
 
@@ -60,7 +60,7 @@ UPLOADS_RETRY_AFTER = 10
 """Seconds; an upload of some megabytes takes about as long."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: images and http may change while it serves
 class Room:
     """What the handlers work with.
 
@@ -76,6 +76,8 @@ class Room:
         recipe: With what the keys of nginx must begin.
         spool: The folder in which uploads wait until they are whole.
         uploads: How many may arrive at once.
+        selector: Chooses images by path and pattern.
+        batches: Bounds on the work for answers with many images.
     """
 
     service: Service
@@ -89,6 +91,8 @@ class Room:
     recipe: Recipe
     spool: Path
     uploads: asyncio.Semaphore
+    selector: Selector
+    batches: Batches
 
 
 ROOM = web.AppKey("room", Room)
@@ -123,7 +127,7 @@ async def _answer(
         case urls.FolderRequest():
             return await folder(request, room, target)
         case urls.ListRequest():
-            return await listing(request, room, target)
+            return await listing.give(request, room, target)
         case urls.ViewRequest():
             return await VIEWS[target.view](room, target.image)
 
@@ -153,7 +157,7 @@ async def derived(
 ) -> web.StreamResponse:
     """Answer a derived image, or tell nginx where its cache has it."""
     if target.directives.meta:
-        raise UnservedError("meta= is not served by this version")
+        return await metadata.give(request, room, target.name.image)
     if target.directives.url:
         return await _link(room, target)
     if request[HOP] and target.canonical:
@@ -311,9 +315,9 @@ async def _upload(
 async def folder(
     request: web.Request, room: Room, target: urls.FolderRequest
 ) -> web.StreamResponse:
-    """Upload a form's file under its own name into a path."""
+    """Answer the images below a path, or upload a form's file into it."""
     if request.method != "POST":
-        raise UnservedError("everything below a path is not served by this version")
+        return await selected.give(request, room, target, derived)
     if request.content_type != "multipart/form-data":
         raise BadRequestError(
             "a path that ends in / takes a form's file under its own name;"
@@ -324,7 +328,7 @@ async def folder(
         return await _upload(room, image, body, _condition(request, image))
 
 
-# Views and lists
+# Views
 
 
 async def info(room: Room, image: ImageName) -> web.StreamResponse:
@@ -343,28 +347,6 @@ async def purge(room: Room, image: ImageName) -> web.StreamResponse:
 
 
 VIEWS = {"info.json": info, "purge": purge}
-
-
-async def listing(
-    request: web.Request, room: Room, target: urls.ListRequest
-) -> web.StreamResponse:
-    """Stream the names of all images as a JSON array."""
-    if target.regex is not None:
-        raise UnservedError("regex= is not served by this version")
-    response = web.StreamResponse(headers={"Cache-Control": "no-store"})
-    response.content_type = "application/json"
-    found = room.service.names()
-    first = await anext(found, None)  # a failing store is an error, not a cut list
-    await response.prepare(request)
-    if request.method == "HEAD":
-        return response
-    await response.write(b"[")
-    if first is not None:
-        await response.write(json.dumps(first, ensure_ascii=False).encode())
-    async for image in found:
-        await response.write(b",\n" + json.dumps(image, ensure_ascii=False).encode())
-    await response.write(b"]\n")
-    return response
 
 
 async def healthz(_request: web.Request, room: Room) -> web.StreamResponse:
@@ -388,4 +370,13 @@ async def readyz(_request: web.Request, room: Room) -> web.StreamResponse:
     return answers.as_json({"status": "ready"})
 
 
-PLAIN: dict[str, Answering] = {"/healthz": healthz, "/readyz": readyz}
+async def described(_request: web.Request, room: Room) -> web.StreamResponse:
+    """Describe the interface to programs."""
+    return answers.as_json(openapi.document(VERSION, room.http.public_url))
+
+
+PLAIN: dict[str, Answering] = {
+    "/healthz": healthz,
+    "/readyz": readyz,
+    openapi.PATH: described,
+}

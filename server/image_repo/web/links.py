@@ -38,10 +38,17 @@ class Linked:
 
 async def give(linker: Linker, name: DerivedName) -> web.Response:
     """Answer a temporary URL of a derived image."""
+    return answers.as_json(await of(linker, name))
+
+
+async def of(linker: Linker, name: DerivedName) -> dict[str, object]:
+    """Return what is said of a temporary URL.
+
+    Raises:
+        ImageRepoError: As `Linker.link`.
+    """
     link = await linker.link(name)
-    return answers.as_json(
-        {"name": name.path, "url": link.url, "expires": link.expires.isoformat()}
-    )
+    return {"name": name.path, "url": link.url, "expires": link.expires.isoformat()}
 
 
 async def follow(
