@@ -15,6 +15,7 @@ from image_repo.formats import FORMATS
 from image_repo.live import LIVE
 from image_repo.transform.fields import FACTS, FIELDS
 from image_repo.web.errors import STATUSES
+from image_repo.words import Word
 
 ROOT = Path(__file__).parent.parent
 
@@ -42,14 +43,19 @@ def modifier_table() -> str:
     )
 
 
-def listing_table() -> str:
+def _word_table(words: Iterable[Word]) -> str:
     return _table(
         ("parameter", "value", "what it does"),
-        (
-            (f"`{word.name}={word.example}`", word.values, word.help)
-            for word in urls.LISTING
-        ),
+        ((f"`{word.name}={word.example}`", word.values, word.help) for word in words),
     )
+
+
+def directive_table() -> str:
+    return _word_table(urls.DIRECTIVES)
+
+
+def listing_table() -> str:
+    return _word_table(urls.LISTING)
 
 
 def kind_table() -> str:
@@ -145,6 +151,7 @@ def metadata_table() -> str:
 
 README: dict[str, Callable[[], str]] = {
     "modifiers": modifier_table,
+    "directives": directive_table,
     "listing": listing_table,
     "kinds": kind_table,
     "metadata": metadata_table,
