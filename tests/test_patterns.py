@@ -135,6 +135,16 @@ def test_every_name_that_matches_begins_with_the_prefix(
         assert name.startswith(pattern.prefix) or not pattern.matches(name)
 
 
+@pytest.mark.parametrize("text", [r"^ab?\b", r"^(?:ab|a)\b", r"\Aa+\B", r"^\ba*"])
+def test_a_boundary_of_words_ends_no_prefix_too_late(text: str) -> None:
+    pattern = compile_(text)
+    found = [name for name in ("a", "a/b", "ab", "abx", "x") if re.search(text, name)]
+
+    for name in found:
+        assert pattern.matches(name)
+        assert name.startswith(pattern.prefix)
+
+
 @given(st.text(max_size=30) | st.text(r"^()[]{}|\*+?.,:iAZQCEpPLbx19aé", max_size=30))
 def test_any_text_is_compiled_or_refused(text: str) -> None:
     try:

@@ -42,6 +42,7 @@ _CLASS = re.compile(r"\\[pP]")
 _UNBOUNDED_BELOW = re.compile(r"\{,[0-9]")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _ANCHORED = re.compile(r"(\(\?[a-zA-Z]+\))?(?:\^|\\A)")
+_BOUNDARY = re.compile(r"\\[bB]")
 
 _NOTHING = r"[^\x00-\x{10FFFF}]"
 """A pattern that nothing matches; RE2 sees that, and what needs it is gone, too."""
@@ -132,7 +133,8 @@ def _compiled(text: str) -> re2._Regexp:
 def _prefix(text: str, compiled: re2._Regexp) -> str:
     """Return what all texts begin with in which a pattern is found."""
     anchor = _ANCHORED.match(text)
-    if anchor is None:
+    # Of `^ab?\b` RE2 says that all begins with `ab`: it overlooks an end at a boundary.
+    if anchor is None or _BOUNDARY.search(text):
         return ""
     try:
         # If the pattern with nothing in its anchor's place still matches something,
