@@ -196,6 +196,17 @@ def test_no_two_images_share_an_entry_and_none_leads_out(
         assert "\\" not in entry
 
 
+@pytest.mark.parametrize("below", ["x.png/y", "x.PNG/y", "x.png/y.png/z"])
+def test_no_entry_is_a_folder_of_another(below: str) -> None:
+    entry, other, escaped = (
+        entry_name(DerivedName(ImageName(name), (), by_kind("png")))
+        for name in ("x", below, below.replace(".", "%2E"))
+    )
+
+    assert not other.lower().startswith(f"{entry}/")
+    assert other != escaped
+
+
 def test_entries_of_names_that_look_escaped_differ() -> None:
     names = ["a\\b", "a%5Cb", "a%255Cb", "a%25b", "a%b", "%", "\\", "%2\\5"]
 

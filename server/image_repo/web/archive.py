@@ -12,6 +12,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Final
 
 from image_repo.errors import ImageRepoError
+from image_repo.formats import FORMATS
 from image_repo.stores.store import in_thread
 from image_repo.web.errors import summary
 
@@ -28,18 +29,23 @@ DATED: Final = (1980, 1, 1, 0, 0, 0)
 MODE: Final = 0o644 << 16
 """What the files that are unpacked may be used for, where zip has it."""
 
-# Only what is escaped already, and what Windows takes for a separator.
-_ESCAPED = re.compile(r"%(?=25|5C)|\\")
+# Only what is escaped already, what Windows takes for a separator, and the dot of a
+# folder that ends as a file does: beside the image x there may be x.jpg/y.
+_ESCAPED = re.compile(
+    rf"%(?=25|2E|5C)|\\|\.(?=(?:{'|'.join(row.kind for row in FORMATS)})/)",
+    re.IGNORECASE,
+)
+_ESCAPES = {"%": "%25", ".": "%2E", "\\": "%5C"}
 
 
 def entry_name(name: DerivedName) -> str:
     """Return what a derived image is called in an archive: plots/site-7.webp.
 
-    Two names never have the same, and none leads out of the folder it is unpacked in:
-    a backslash is written as %5C.
+    Two names never have the same, none is a folder of another, and none leads out of
+    the folder it is unpacked in: a backslash is written as %5C.
     """
     called = f"{name.image}.{name.format.kind}"
-    return _ESCAPED.sub(lambda found: "%25" if found[0] == "%" else "%5C", called)
+    return _ESCAPED.sub(lambda found: _ESCAPES[found[0]], called)
 
 
 async def zipped(
