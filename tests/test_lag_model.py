@@ -238,9 +238,9 @@ class Model:
             for state in self.store.states
             for stored, data in state.values()
         }
-        for (tag, _), kept in self.memory._entries.items():
+        for (tag, _), kept in tuple(self.memory._entries.items()):
             assert seen(kept.body) == seen(tags[tag])
-        for key, (_, body) in self.kept._objects.items():
+        for key, (_, body) in tuple(self.kept._objects.items()):
             tag = names.Tag(key.split("/_/")[1].split("/")[0])
             assert seen(body) == seen(tags[tag])
 
