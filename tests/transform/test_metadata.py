@@ -332,6 +332,17 @@ def test_xmp_has_no_entities(encoding: str) -> None:
     assert "boom" not in json.dumps(found)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+def test_no_encoding_hides_an_entity(encoding: str) -> None:
+    # A small one, which the parser's own bounds on entities let pass.
+    packet = (
+        "<!DOCTYPE x [<!ENTITY a 'boom'>]>"
+        + xmp("<dc:title>&a;</dc:title>").decode().partition("?>")[2]
+    )
+
+    assert "title" not in told(webp_with_xmp(packet.encode(encoding)))
+
+
 def test_xmp_reads_no_file() -> None:
     packet = (
         "<!DOCTYPE x [<!ENTITY a SYSTEM 'file:///etc/passwd'>]>"

@@ -38,8 +38,9 @@ def read(packet: bytes, wanted: Container[str]) -> dict[str, tuple[str, ...]]:
     Of a damaged packet it is what comes before the damage. Of a text in several
     languages the default comes first.
     """
-    # Decoded here, so that the packet can't choose another encoding, nor hide in it.
-    text = _decoded(packet).lstrip("\ufeff").rstrip("\0")
+    # Decoded here, so that the packet can't choose another encoding, nor hide in it:
+    # cut at a NUL, of which XML has none, for by those expat knows UTF-16 itself.
+    text = _decoded(packet).lstrip("\ufeff").partition("\0")[0]
     reader = _Reader(wanted)
     if "<!DOCTYPE" not in text:
         parser = XMLParser(target=reader)  # noqa: S314 - there are no entities
