@@ -175,6 +175,7 @@ async def test_sighup_changes_how_long_links_are_valid(tmp_path: Path) -> None:
     [
         ("image_default_format: jpq", "option image_default_format is 'jpq'"),
         ("a: [", "is not YAML in line 1"),
+        ("image_default_format: 2026-13-01", "is not YAML in line 1"),
         (
             "{http: {s_maxage: 31536000}, swift_cache_configuration: {lifetime: 0}}",
             "swift_cache_configuration.lifetime is 2592000",

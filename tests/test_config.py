@@ -179,6 +179,22 @@ def test_no_text_of_a_file_that_is_not_yaml_is_shown(tmp_path: Path) -> None:
     assert "Secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["2026-13-01", "!!int x", "!!int ''", "!!bool x", "!!timestamp x", "9" * 5000],
+)
+def test_a_value_that_yaml_cannot_make_is_told_with_its_line(
+    tmp_path: Path, value: str
+) -> None:
+    with pytest.raises(ConfigError, match="not YAML in line 2"):
+        load(tmp_path, f"http:\n  max_age: {value}")
+
+
+def test_a_file_that_nests_without_end_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not YAML"):
+        load(tmp_path, "[" * 3000)
+
+
 def test_a_key_that_means_nothing_any_more_is_named_with_its_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -36,6 +36,20 @@ class Written:
         return self.lines.get(path[: len(path) - shorter], 0)
 
 
+class _Loader(yaml.SafeLoader):
+    """Says of a value that is not of its type what is said of all else: where it is."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> object:
+        try:
+            return super().construct_object(node, deep)
+        except yaml.YAMLError:
+            raise
+        except Exception as error:  # such as ValueError for 2026-13-01
+            raise yaml.constructor.ConstructorError(
+                problem="a value that is not of its type", problem_mark=node.start_mark
+            ) from error
+
+
 def read(file: Path) -> Written:
     """Return what a file says; an empty one says nothing.
 
@@ -45,10 +59,10 @@ def read(file: Path) -> Written:
     """
     try:
         text = file.read_text(encoding="utf-8")
-        content, node = yaml.safe_load(text), yaml.compose(text, yaml.SafeLoader)
+        content, node = yaml.load(text, _Loader), yaml.compose(text, _Loader)  # noqa: S506 - it is safe
     except OSError as error:
         raise ConfigError(f"cannot read {str(file)!r}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         place = getattr(error, "problem_mark", None)
         where = f" in line {place.line + 1}" if place is not None else ""
         raise ConfigError(f"{str(file)!r} is not YAML{where}") from error
