@@ -187,6 +187,8 @@ class Rereading:
                 self._change(await asyncio.to_thread(self._reread))
             except ConfigError as error:
                 logger.error("the configuration stays as it was: %s", error)  # noqa: TRY400 - its text says all
+            except Exception:  # the next signal must find somebody who heeds it
+                logger.exception("the configuration stays as it was")
 
     def _change(self, new: Config) -> None:
         """Take what can be taken at once; say what can't.

@@ -18,7 +18,7 @@ from image_repo.web import metadata
 from image_repo.web.archive import zipped
 from image_repo.web.errors import summary
 from image_repo.web.links import of as link_of
-from image_repo.web.streams import send
+from image_repo.web.streams import send, while_there
 
 if TYPE_CHECKING:
     from image_repo.cache import Derived
@@ -55,7 +55,8 @@ async def give(
     """
     asked = target.directives
     room.service.derivations.check_kind(target.format)
-    images = await room.selector.select(target.path, asked.regex)
+    async with while_there(request):
+        images = await room.selector.select(target.path, asked.regex)
     if not images:
         such = "" if asked.regex is None else " in whose name the regex is found"
         raise UnknownImageError(f"there is no image below {target.path!r}{such}")
