@@ -305,9 +305,9 @@ def test_credentials_that_keystone_refuses_are_wrong(named: Named) -> None:
     status, said, text = check(**named | {"OS_PASSWORD": "Secret-1"})
 
     assert status == 1
-    assert (
-        "refuses the credentials" in said["persistent_store_configuration.credentials"]
-    )
+    # Of logins that fail at once, a Keystone on SQLite may answer some with a 500.
+    assert said["persistent_store_configuration.credentials"].startswith("wrong")
+    assert any("refuses the credentials" in verdict for verdict in said.values())
     assert "Secret-1" not in text
 
 

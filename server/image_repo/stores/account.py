@@ -114,7 +114,7 @@ class Account:
         self._wires: list[Wire] = []
         self._lock = threading.Lock()
         self._endpoint: Endpoint | None = None
-        self._refusal: tuple[float, str] = (0.0, "")
+        self._refusal: tuple[float, exceptions.ClientException | None] = (0.0, None)
         self._renewed = -REFUSAL_SECONDS
         self._trouble = ""
 
@@ -269,10 +269,10 @@ class Account:
             self._lock.release()
 
     def _asked(self) -> Endpoint:
-        until, message = self._refusal
-        if time.monotonic() < until:
+        until, refusal = self._refusal
+        if refusal is not None and time.monotonic() < until:
             if self._endpoint is None:
-                raise exceptions.ClientException(message)
+                raise refusal
             return self._endpoint
         try:
             # From memory, unless there is none or it ends within two minutes.
@@ -281,7 +281,7 @@ class Account:
             url = who.storage_url or self._catalogued(who.interface)
         except exceptions.ClientException as error:
             self._say(str(error).partition("\n")[0])
-            self._refusal = (time.monotonic() + REFUSAL_SECONDS, str(error))
+            self._refusal = (time.monotonic() + REFUSAL_SECONDS, error)
             if self._endpoint is None:
                 raise
             return self._endpoint  # Swift may still take its token
@@ -313,7 +313,7 @@ class Account:
                     return False
                 self._renewed = now
                 self._endpoint = None
-                self._refusal = (0.0, "")
+                self._refusal = (0.0, None)
                 self._session.invalidate()
             return True
 
