@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from image_repo.errors import StoreError, TooLargeError
-from image_repo.stores.store import settled
+from image_repo.stores.store import settled, write
 
 
 class Spool:
@@ -64,11 +64,9 @@ class Spool:
             raise _failed("open", error) from error
 
     def _append(self, chunk: bytes) -> None:
-        left = memoryview(chunk)
         try:
             self.file.seek(self.size)
-            while left:
-                left = left[self.file.write(left) :]
+            write(self.file, chunk)
         except OSError as error:
             raise _failed("write", error) from error
 

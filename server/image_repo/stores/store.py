@@ -251,6 +251,13 @@ def pieces(body: BinaryIO) -> Iterator[bytes]:
         yield chunk
 
 
+def write(file: BinaryIO, chunk: bytes) -> None:
+    """Write all of *chunk*, which an unbuffered file may take in parts."""
+    left = memoryview(chunk)
+    while left:
+        left = left[file.write(left) :]
+
+
 def revisions() -> hashlib.blake2b:
     """Return a hash whose hex digest is the revision of the bytes it is fed."""
     return hashlib.blake2b(digest_size=16)

@@ -32,6 +32,7 @@ from image_repo.stores.store import (
     checked_metadata,
     failed,
     pieces,
+    write,
 )
 from image_repo.stores.wire import (
     NEWEST,
@@ -329,9 +330,7 @@ def _temporary(key: str, directory: Path | None) -> BinaryIO:
 
 
 def _write(file: BinaryIO, key: str, chunk: bytes) -> None:
-    left = memoryview(chunk)
     try:
-        while left:
-            left = left[file.write(left) :]
+        write(file, chunk)
     except OSError as error:
         raise failed("read", key, error) from error
