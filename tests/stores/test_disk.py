@@ -17,7 +17,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -372,3 +372,17 @@ async def test_the_metadata_is_readable_without_this_program(tmp_path: Path) -> 
     length = int.from_bytes(data[-16:-12])
     assert json.loads(data[-16 - length : -16])["metadata"] == {"of": "us"}
     assert data[: -16 - length] == b"body"
+
+
+async def test_what_has_come_to_its_end_is_swept_away(tmp_path: Path) -> None:
+    now = [datetime(2026, 1, 1, tzinfo=UTC)]
+    async with DirectoryStore(tmp_path, lambda: now[0]) as store:
+        for key, lifetime in (("short", 60), ("long", 3600), ("unlimited", None)):
+            body = io.BytesIO(key.encode())
+            await store.put(key, body, media_type="image/png", lifetime=lifetime)
+
+        now[0] += timedelta(seconds=61)
+        assert await store.sweep(timedelta(days=1)) == 1
+        assert [key async for key in store.list()] == ["long", "unlimited"]
+        now[0] += timedelta(days=1)
+        assert await store.sweep(timedelta(days=1)) == 2

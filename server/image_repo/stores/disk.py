@@ -1,35 +1,28 @@
 """A store in a directory: the embedded default, which needs no account.
 
-    {root}/objects/…   one file for each object, placed by `layout`
-    {root}/tmp/…       files being written, locked by who writes them; one without a
-                       lock was left behind by a process that died
-    {root}/lock        held for a moment by who makes a file there or clears them away
+    {root}/objects/…   one file for each object, placed by `layout`, read by `sealed`
+    {root}/tmp, lock   files being written: see `drafts`
 
-A file is the body, then its metadata as JSON, then a foot of fixed size. It gets its
-place by one rename when it is whole, so that every reader has one revision of it, and
-a reader that finds no foot knows that something else has damaged the file.
+A file gets its place by one rename when it is whole, so that every reader has one
+revision of it.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
 import logging
 import os
-import secrets
-import struct
-import zlib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Final, Self, TypeVar
 
 from image_repo.errors import StoreError
-from image_repo.stores import layout
+from image_repo.stores import drafts, layout, sealed
 from image_repo.stores.store import (
     MAX_KEY,
     Listed,
@@ -49,8 +42,6 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
-_FOOT: Final = struct.Struct(">II8s")  # length and CRC-32 of the metadata, then:
-_MAGIC: Final = b"ImgRepo1"
 _PAGE: Final = 1000  # keys listed by one visit to a thread
 _LOOKED: Final = 100  # files looked at by one visit: a disk that turns takes a second
 _EXHAUSTED: Final = {errno.EMFILE, errno.ENFILE}  # says nothing about the object
@@ -60,7 +51,8 @@ _TRIES: Final = 1000  # deletes that may take a folder away from under one put
 class DirectoryStore:
     """A `Store` in one directory, which several processes may use at once.
 
-    Its revisions are BLAKE2b hashes of the bytes.
+    Its revisions are BLAKE2b hashes of the bytes. What has a lifetime stays after its
+    end until `sweep` removes it.
 
     Args:
         root: The directory; made when it is not there.
@@ -71,8 +63,7 @@ class DirectoryStore:
         self, root: Path, now: Callable[[], datetime] = lambda: datetime.now(UTC)
     ) -> None:
         self._objects = str(root / "objects")
-        self._tmp = str(root / "tmp")
-        self._lock = str(root / "lock")
+        self._drafts = drafts.Drafts(root)
         self._now = now
 
     async def __aenter__(self) -> Self:
@@ -100,17 +91,38 @@ class DirectoryStore:
         *,
         media_type: str,
         metadata: Mapping[str, str] | None = None,
-        lifetime: int | None = None,  # noqa: ARG002 - keeps everything
+        lifetime: int | None = None,
     ) -> Stored:
-        return await settled(
-            self._put, checked_key(key), body, media_type, checked_metadata(metadata)
-        )
+        now = self._now()
+        ends = None if lifetime is None else now + timedelta(seconds=lifetime)
+        metadata = checked_metadata(metadata)
+        new = Stored(checked_key(key), 0, "", media_type, now, metadata, ends)
+        return await settled(self._put, new, body)
 
     def revision_of(self, body: BinaryIO) -> str:
         return revision_of(body)
 
     async def delete(self, key: str) -> bool:
         return await settled(self._delete, checked_key(key))
+
+    async def sweep(self, unlimited: timedelta) -> int:
+        """Remove what has come to its end; return how much it was.
+
+        Args:
+            unlimited: For how long what was put without a lifetime is kept.
+
+        Raises:
+            StoreError: Some of it may still be there.
+        """
+        removed = 0
+        async for key in self.list():
+            stored = await self.head(key)
+            if stored is None:
+                continue
+            ends = stored.expires or stored.modified + unlimited
+            if ends < self._now():
+                removed += await self.delete(key)
+        return removed
 
     async def list(
         self, prefix: str = "", after: str = "", limit: int | None = None
@@ -135,11 +147,8 @@ class DirectoryStore:
 
     def _open(self) -> None:
         with _translated("open", "the store's directory"):
-            for path in (self._objects, self._tmp):
-                Path(path).mkdir(parents=True, exist_ok=True)
-            with _locked(self._lock, fcntl.LOCK_EX):
-                for left in Path(self._tmp).iterdir():
-                    _sweep(left)
+            Path(self._objects).mkdir(parents=True, exist_ok=True)
+            self._drafts.open()
 
     def _place(self, key: str) -> str:
         return f"{self._objects}/{layout.place(key)}"
@@ -151,7 +160,7 @@ class DirectoryStore:
             except FileNotFoundError:
                 return None
             try:
-                return _read_stored(fd, key)
+                return sealed.read(fd, key)
             finally:
                 os.close(fd)
 
@@ -173,24 +182,22 @@ class DirectoryStore:
             except FileNotFoundError:
                 return None
             try:
-                return Object(_read_stored(file.fileno(), key), file)
+                return Object(sealed.read(file.fileno(), key), file)
             except BaseException:
                 file.close()
                 raise
 
-    def _put(
-        self, key: str, body: BinaryIO, media_type: str, metadata: Mapping[str, str]
-    ) -> Stored:
-        with _translated("write", key), self._new_file() as (fd, path):
+    def _put(self, new: Stored, body: BinaryIO) -> Stored:
+        key = new.key
+        with _translated("write", key), self._drafts.new() as (fd, path):
             revision = revisions()
             size = 0
             for chunk in pieces(body):
                 revision.update(chunk)
                 size += len(chunk)
-                _write(fd, chunk)
-            digest = revision.hexdigest()
-            stored = Stored(key, size, digest, media_type, self._now(), metadata)
-            _write(fd, _foot(stored))
+                drafts.write(fd, chunk)
+            stored = replace(new, size=size, revision=revision.hexdigest())
+            drafts.write(fd, sealed.foot(stored))
             os.fsync(fd)
             self._give_place(path, key)
         return stored
@@ -226,21 +233,6 @@ class DirectoryStore:
             any(_sync(folder) for folder in (*folders, self._objects))
         return True
 
-    @contextmanager
-    def _new_file(self) -> Iterator[tuple[int, str]]:
-        """Open a file under tmp; removed at the end unless it was given its place."""
-        path = f"{self._tmp}/{secrets.token_hex(16)}"
-        # `_sweep` must never see the file before its lock.
-        with _locked(self._lock, fcntl.LOCK_SH):
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o666)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        try:
-            yield fd, path
-        finally:
-            os.close(fd)
-            with suppress(FileNotFoundError):
-                os.unlink(path)  # noqa: PTH108
-
 
 def _page(found: Iterator[T], prefix: str, size: int) -> list[T]:
     with _translated("list", prefix):
@@ -253,46 +245,6 @@ def _translated(doing: str, key: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise failed(doing, key, error) from error
-
-
-def _foot(stored: Stored) -> bytes:
-    text = json.dumps(
-        {
-            "key": stored.key,
-            "size": stored.size,
-            "revision": stored.revision,
-            "media_type": stored.media_type,
-            "modified": stored.modified.isoformat(),
-            "metadata": dict(stored.metadata),
-        }
-    ).encode()
-    return text + _FOOT.pack(len(text), zlib.crc32(text), _MAGIC)
-
-
-def _read_stored(fd: int, key: str) -> Stored:
-    end = max(0, os.fstat(fd).st_size - _FOOT.size)
-    try:
-        length, checksum, magic = _FOOT.unpack(os.pread(fd, _FOOT.size, end))
-        size = max(0, end - length)
-        text = os.pread(fd, length, size)
-        said = json.loads(text)
-        stored = Stored(**said | {"modified": datetime.fromisoformat(said["modified"])})
-    except (struct.error, ValueError, TypeError, KeyError) as error:
-        raise StoreError(f"the stored object {key!r} is damaged") from error
-    if (magic, zlib.crc32(text), stored.key, stored.size) != (
-        _MAGIC,
-        checksum,
-        key,
-        size,
-    ):
-        raise StoreError(f"the stored object {key!r} is damaged")
-    return stored
-
-
-def _write(fd: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        left = left[os.write(fd, left) :]
 
 
 def _folders(top: str, place: str) -> Iterator[str]:
@@ -312,20 +264,3 @@ def _sync(folder: str) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-@contextmanager
-def _locked(path: str, how: int) -> Iterator[None]:
-    fd = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(fd, how)
-        yield
-    finally:
-        os.close(fd)
-
-
-def _sweep(path: Path) -> None:
-    """Remove a file that no living process is writing."""
-    with suppress(FileNotFoundError, BlockingIOError), path.open("rb+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink()
