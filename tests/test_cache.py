@@ -12,19 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from image_repo import options
-from image_repo.cache import (
+from image_repo.cache import PENDING, PENDING_BYTES, RESTING, Cache, Hit
+from image_repo.errors import StoreError
+from image_repo.levels import (
     ENTRY_BYTES,
-    PENDING,
-    PENDING_BYTES,
-    Cache,
     Derived,
-    Hit,
+    DiskLevel,
     Level,
     MemoryLevel,
     MemoryOptions,
     StoreLevel,
 )
-from image_repo.errors import StoreError
 from image_repo.names import (
     DerivedName,
     ImageName,
@@ -33,6 +31,8 @@ from image_repo.names import (
     image_name,
     stored_key,
 )
+from image_repo.quota import Bounds
+from image_repo.shelf import Shelf
 from image_repo.stores.disk import DirectoryStore
 from image_repo.stores.memory import MemoryStore
 
@@ -50,11 +50,15 @@ class Broken:
 
     name = "broken"
     instant = True
+    shared = True
 
     def __init__(self, error: Exception) -> None:
         self.error = error
 
     async def get(self, tag: Tag, name: MadeName) -> Derived | None:
+        raise self._at(tag, name)
+
+    async def has(self, tag: Tag, name: MadeName) -> bool:
         raise self._at(tag, name)
 
     async def put(self, tag: Tag, name: MadeName, derived: Derived) -> None:
@@ -105,16 +109,19 @@ def memory() -> MemoryLevel:
     return MemoryLevel(ROOMY)
 
 
-@pytest.fixture(params=["memory", "store", "disk"])
+@pytest.fixture(params=["memory", "store", "directory", "disk"])
 async def level(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Level]:
     """Each kind of level."""
     if request.param == "memory":
         yield MemoryLevel(ROOMY)
     elif request.param == "store":
         yield StoreLevel(MemoryStore())
-    else:
+    elif request.param == "directory":
         async with DirectoryStore(tmp_path) as store:
-            yield StoreLevel(store, "disk")
+            yield StoreLevel(store)
+    else:
+        async with Shelf(tmp_path, Bounds(2**20, 100, 0)) as shelf:
+            yield DiskLevel(shelf)
 
 
 async def names(level: Level, image: ImageName = PLOT) -> list[str]:
@@ -437,3 +444,117 @@ async def test_only_so_many_bytes_wait_for_a_slow_level() -> None:
         kept = [await slow.get(OLD, name) for name in (FULL, SMALL, OTHER)]
         assert [found is None for found in kept] == [False, True, True]
         assert await slow.get(NEW, OTHER) == PICTURE
+
+
+class Moody(MemoryLevel):
+    """A level whose first writes fail."""
+
+    name = "moody"
+    instant = False
+
+    def __init__(self, faults: int) -> None:
+        super().__init__(ROOMY)
+        self.faults = faults
+
+    async def put(self, tag: Tag, name: MadeName, derived: Derived) -> None:
+        if self.faults:
+            self.faults -= 1
+            raise StoreError("not now")
+        await super().put(tag, name, derived)
+
+
+async def test_a_write_that_fails_is_tried_again() -> None:
+    moody = Moody(2)
+    async with Cache([moody], pauses=(0.01, 0.02)) as cache:
+        await cache.put(OLD, SMALL, PICTURE)
+        await asyncio.sleep(0.2)
+
+        assert await moody.get(OLD, SMALL) == PICTURE
+
+
+async def test_a_write_that_waits_for_its_next_try_is_finished_at_the_end() -> None:
+    moody = Moody(1)
+    async with asyncio.timeout(5), Cache([moody], pauses=(60.0,)) as cache:
+        await cache.put(OLD, SMALL, PICTURE)
+        await asyncio.sleep(0.01)
+
+    assert await moody.get(OLD, SMALL) == PICTURE
+
+
+async def test_a_write_that_waits_for_its_next_try_is_dropped_by_a_purge() -> None:
+    moody = Moody(1)
+    async with asyncio.timeout(5), Cache([moody], pauses=(60.0,)) as cache:
+        await cache.put(OLD, SMALL, PICTURE)
+        await asyncio.sleep(0.01)
+        await cache.forget(PLOT)
+
+    assert await moody.get(OLD, SMALL) is None
+
+
+async def test_a_level_that_did_not_answer_is_left_alone_for_a_while(
+    memory: MemoryLevel,
+) -> None:
+    clock, slow = Clock(), Slow()
+    slow.let_go.set()
+    await slow.put(OLD, SMALL, PICTURE)
+    slow.let_go.clear()
+    async with Cache([memory, slow], patience=0.01, clock=clock) as cache:
+        assert await cache.get(OLD, SMALL) is None
+        slow.let_go.set()
+        assert await cache.get(OLD, SMALL) is None
+        clock.now = RESTING
+
+        assert await cache.get(OLD, SMALL) == Hit(PICTURE, "slow")
+
+
+async def test_only_levels_that_take_no_time_are_near(memory: MemoryLevel) -> None:
+    far = StoreLevel(MemoryStore())
+    async with Cache([memory, far]) as cache:
+        await far.put(OLD, SMALL, PICTURE)
+        assert await cache.near(OLD, SMALL) is None
+        await memory.put(OLD, SMALL, PICTURE)
+
+        assert await cache.near(OLD, SMALL) == Hit(PICTURE, "memory")
+
+
+async def test_it_says_where_a_derived_image_is(memory: MemoryLevel) -> None:
+    far = StoreLevel(MemoryStore(), "far")
+    await far.put(OLD, SMALL, PICTURE)
+    async with Cache([memory, far, Broken(StoreError("it is down"))]) as cache:
+        where = await cache.where(OLD, SMALL)
+
+    assert where == {"memory": False, "far": True, "broken": None}
+
+
+async def test_one_image_is_written_once_however_many_have_found_it_far_away() -> None:
+    slow, far = Slow(), StoreLevel(MemoryStore())
+    await far.put(OLD, SMALL, PICTURE)
+    async with Cache([slow, far], patience=0.05) as cache:
+        await asyncio.gather(*(cache.put(OLD, SMALL, PICTURE) for _ in range(PENDING)))
+        await cache.put(OLD, FULL, PICTURE)
+        slow.let_go.set()
+
+    assert len(slow) == 2
+
+
+async def test_what_others_share_can_be_left_alone_by_a_purge(
+    memory: MemoryLevel,
+) -> None:
+    shared = StoreLevel(MemoryStore())
+    async with Cache([memory, shared]) as cache:
+        await memory.put(OLD, SMALL, PICTURE)
+        await shared.put(NEW, FULL, PICTURE)
+
+        keys = await cache.forget(PLOT, shared=False)
+
+        assert sorted(keys) == sorted([stored_key(SMALL, OLD), stored_key(FULL, NEW)])
+        assert await memory.get(OLD, SMALL) is None
+        assert await shared.get(NEW, FULL) == PICTURE
+
+
+async def test_a_level_may_hold_only_what_others_put() -> None:
+    level = StoreLevel(MemoryStore(), keeps=False)
+
+    await level.put(OLD, SMALL, PICTURE)
+
+    assert not await level.has(OLD, SMALL)
