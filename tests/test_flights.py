@@ -212,6 +212,17 @@ def test_a_forgotten_value_is_gone() -> None:
     assert remembered.get("x") is None
 
 
+def test_values_of_some_keys_are_forgotten_and_those_of_others_are_not() -> None:
+    remembered = Remembered[tuple[str, int], int](5)
+    for key in (("x", 1), ("y", 1), ("x", 2)):
+        remembered.put(key, key[1])
+
+    remembered.forget_where(lambda key: key[0] == "x")
+
+    assert remembered.get(("y", 1)) == 1
+    assert len(remembered) == 1
+
+
 def test_no_lifetime_remembers_nothing() -> None:
     remembered = Remembered[str, int](0)
 

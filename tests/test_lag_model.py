@@ -1,7 +1,7 @@
 """What a service says at most, and must not say, over a store that lags, at random.
 
 Changes of our own, of other servers and of other tools happen in any order and at the
-same time, and replicas tell of any state that there was lately.
+same time, replicas tell of any state that there was lately, and the store is away.
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ from services import RECIPE, X, derived, plain, seen
 from stores.lagging import LaggingStore, State
 
 from image_repo import names
-from image_repo.cache import Cache, MemoryLevel, MemoryOptions, StoreLevel
+from image_repo.cache import Cache
 from image_repo.errors import StoreError, UnknownImageError
+from image_repo.lastknown import LastKnown
+from image_repo.levels import MemoryLevel, MemoryOptions, StoreLevel
 from image_repo.originals import Originals
 from image_repo.purge import Answered, NoPurge, Purger
 from image_repo.revisions import NEW_SECONDS
@@ -33,7 +35,8 @@ from image_repo.stores.spool import Spool
 from image_repo.stores.store import Stored
 from image_repo.transform.pool import Pool
 
-STEPS = 70
+STEPS = 120
+PATIENCE = 0.02
 ADOPTED = "x.png"
 SHADES = [(r, g, b) for r in (0, 120, 240) for g in (0, 120, 240) for b in (0, 120)]
 BODIES = {shade: plain(f"rgb{shade}", 6) for shade in SHADES}
@@ -45,7 +48,7 @@ CHANGING = ContextVar("CHANGING", default=False)
 
 
 class Replicas(LaggingStore):
-    """Notes all that ever was, and loses answers to writes.
+    """Notes all that ever was, loses answers to writes, and is away at times.
 
     `put` and `delete` are our own; `other_put` and `other_delete` are other servers'.
 
@@ -56,6 +59,7 @@ class Replicas(LaggingStore):
         newest: Of each key the latest time that a change of ours was told, or made.
         lost: How many answers to our next writes are lost, after they were done.
         refused: How many of them are not done.
+        away: How many of the next questions fail.
     """
 
     def __init__(self, bodies: Mapping[bytes, Shade]) -> None:
@@ -69,6 +73,7 @@ class Replicas(LaggingStore):
         self.newest: dict[str, datetime] = {X: self._at, ADOPTED: self._at}
         self.lost = 0
         self.refused = 0
+        self.away = 0
 
     def _tick(self) -> datetime:
         self._at += timedelta(seconds=1)
@@ -80,6 +85,9 @@ class Replicas(LaggingStore):
         self.shown.append(set(there) or {None})
 
     async def head(self, key: str) -> Stored | None:
+        if self.away:
+            self.away -= 1
+            raise StoreError("away")
         found = await super().head(key)
         if found is not None and key in self.newest and CHANGING.get():
             self._tell(found)
@@ -196,6 +204,7 @@ class Model:
             new = self.clock[0] < since + NEW_SECONDS
             assert not new or None in set().union(*self.store.shown[sure:])
             return
+        self.counted["assumed"] += self.service.assumed(X)
         if answer.lasting:
             self.counted["lasting"] += 1
             shade = seen(answer.derived.body)
@@ -215,6 +224,13 @@ class Model:
     async def lose(self) -> None:
         self.store.lost, self.store.refused = self.random.choice([(1, 0), (0, 1)])
 
+    async def leave(self) -> None:
+        self.store.away = self._small(6)
+        if self._small(2):
+            self.store.gate.clear()
+            await asyncio.sleep(2 * PATIENCE)
+            self.store.gate.set()
+
     async def wait(self) -> None:
         self.clock[0] += self.random.choice([0.5, 3, 6, 30])
 
@@ -224,7 +240,8 @@ class Model:
     async def step(self) -> None:
         ours = [self.put, self.delete]
         others = [self.other_put, self.other_put, self.other_delete]
-        faults = [self.lag, self.lag, self.catch_up, self.lose, self.wait, self.wait]
+        faults = [self.lag, self.lag, self.catch_up, self.lose, self.leave]
+        faults += [self.wait, self.wait]
         at_once = self.random.choices(
             [*ours, *others, *faults, *[self.get] * 8], k=1 + self._small(3)
         )
@@ -259,7 +276,8 @@ async def open_model(pool: Pool, seed: int) -> AsyncIterator[Model]:
                 pool=pool,
                 purger=Purger(NoPurge(), Answered(60)),
                 recipe=RECIPE,
-                options=ServiceOptions(),
+                options=ServiceOptions(store_patience=PATIENCE),
+                last_known=LastKnown(),
                 clock=lambda: clock[0],
             )
         )
@@ -277,6 +295,7 @@ async def test_no_interleaving_with_a_store_that_lags_shows_what_we_have_replace
         assert model.counted["lasting"] > 3
         # When all replicas agree, so does the service.
         model.store.catch_up()
+        model.store.away = 0
         model.clock[0] += 1000
         now = model.store.shown[-1]
         try:

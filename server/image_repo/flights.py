@@ -104,3 +104,8 @@ class Remembered(Generic[K, V]):
     def forget(self, key: K) -> None:
         """Forget the value, if there is one."""
         self._values.pop(key, None)
+
+    def forget_where(self, which: Callable[[K], bool]) -> None:
+        """Forget the values of all keys like *which*; it looks at each of them."""
+        for key in [key for key in self._values if which(key)]:
+            del self._values[key]

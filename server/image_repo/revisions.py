@@ -3,10 +3,13 @@
 A store may lag: Swift answers from any replica, and for a while after a change of ours
 one of them may tell what was there before. What a change of ours has superseded is
 remembered, so that it is never taken for a newer change of another server.
+
+A store may be away: then what it has confirmed last is assumed, where that is known.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -18,6 +21,7 @@ from image_repo.errors import StoreError, UnknownImageError
 from image_repo.flights import Flights, Remembered
 
 if TYPE_CHECKING:
+    from image_repo.lastknown import LastKnown
     from image_repo.names import ImageName, Recipe, Revision, Tag
     from image_repo.originals import Originals
     from image_repo.stores.store import Stored
@@ -26,6 +30,12 @@ if TYPE_CHECKING:
 LAG_SECONDS = 300.0
 """How long a change of ours is remembered: longer than replicas of a store that works
 differ, and than any question to it, or derivation, that may have begun before it."""
+
+QUESTION_SECONDS = 120.0
+"""Longest wait for what a store has; shorter than `LAG_SECONDS`."""
+
+ASSUMED_SECONDS = 1.0
+"""Least time for which what is assumed is not asked again."""
 
 NEW_SECONDS = 10.0
 """How long after our own put a store that has nothing is taken to lag: seconds, as the
@@ -68,6 +78,19 @@ class _Change:
     superseded: tuple[Mark, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Belief:
+    """What an image is taken to be now.
+
+    Attributes:
+        revision: Its original's; None: it has none.
+        assumed: Whether it is the last one known, since the store does not tell.
+    """
+
+    revision: Revision | None
+    assumed: bool = False
+
+
 class Revisions:
     """Revisions of originals, each believed for a while.
 
@@ -76,23 +99,37 @@ class Revisions:
         recipe: Hash of all outside the URL that changes pixels.
         lifetime: Seconds for which a revision is believed.
         clock: Monotonic seconds.
+        missing_lifetime: Seconds for which it is believed that there is no original.
+        store_patience: Seconds after which the last known revision is assumed.
+        last_known: Revisions for when the store is away; None: there are none.
 
     Attributes:
         changes: How many changes there have been, to any image.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - how long each thing is believed
         self,
         originals: Originals,
         recipe: Recipe,
         lifetime: float,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        missing_lifetime: float = 0.0,
+        store_patience: float = 2.0,
+        last_known: LastKnown | None = None,
     ) -> None:
         self._originals = originals
         self._recipe = recipe
         self._clock = clock
-        self._known: Remembered[ImageName, Revision] = Remembered(lifetime, clock=clock)
-        self._asking: Flights[tuple[ImageName, int], Stored | None] = Flights()
+        self._assumed_lifetime = max(lifetime, ASSUMED_SECONDS)
+        self._patience = store_patience
+        self._last_known = last_known
+        self._known: Remembered[ImageName, _Belief] = Remembered(lifetime, clock=clock)
+        # Apart, so that names that anybody makes up displace no revision.
+        self._missing: Remembered[ImageName, _Belief] = Remembered(
+            missing_lifetime, clock=clock
+        )
+        self._asking: Flights[tuple[ImageName, int], Revision | None] = Flights()
         self._changes: Remembered[ImageName, _Change] = Remembered(
             LAG_SECONDS, clock=clock
         )
@@ -122,22 +159,37 @@ class Revisions:
     async def current(self, image: ImageName) -> Revision | None:
         """Return the revision of an original; None: there is none.
 
+        Of a store that fails, or does not answer for a while, it is the last one known.
+
         Raises:
-            StoreError: As `look` does.
+            StoreError: As `look` does, and no revision is known.
         """
-        while (known := self._known.get(image)) is None:
+        while (belief := self._believed(image)) is None:
             changes = self.changes
-            # Nobody joins a question from before a change, or believes its answer.
-            asked = (image, self._last_change(image))
-            stored = await self._asking.do(asked, lambda: self.look(image))
-            if self.changed_since(image, changes):
-                continue
-            if stored is None:
-                return None
-            found = names.Revision(stored.revision)
-            self._known.put(image, found)
-            return found
-        return known
+            try:
+                async with asyncio.timeout(self._patience):
+                    found = await self._ask(image)
+            except (StoreError, TimeoutError) as error:
+                # Who knows nothing waits for as long as the question takes.
+                if not await self._assume(image) and isinstance(error, StoreError):
+                    raise
+            else:
+                if not self.changed_since(image, changes):
+                    return found
+        return belief.revision
+
+    def assumed(self, image: ImageName) -> bool:
+        """Return whether what is believed now is only the last revision known."""
+        belief = self._believed(image)
+        return belief is not None and belief.assumed
+
+    async def settled(self, image: ImageName) -> None:
+        """Wait until a change is known on the disk, too; a while at most.
+
+        Until then what was before it may be assumed after a restart.
+        """
+        if self._last_known is not None:
+            await self._last_known.settled(image)
 
     def changed_since(self, image: ImageName, changes: int) -> bool:
         """Return whether an image changed after there had been so many changes.
@@ -173,23 +225,75 @@ class Revisions:
     ) -> None:
         """Take note that we have put *latest*, where *before* was."""
         self._note(image, latest, before)
-        self._known.put(image, names.Revision(latest.revision))
+        self._void(image)
+        self._confirm(image, names.Revision(latest.revision))
 
     def deleted(self, image: ImageName, before: Iterable[Stored]) -> None:
         """Take note that we have removed *before*, and that nothing is left."""
         self._note(image, None, before)
-        self._known.forget(image)
+        self._void(image)
 
     def doubted(self, image: ImageName) -> None:
         """Take note that what the image is now has to be asked."""
         self.changes += 1
         former = self._changes.get(image) or _Change(self.changes)
         self._changes.put(image, replace(former, number=self.changes))
-        self._known.forget(image)
+        self._void(image)
 
     def forget(self, image: ImageName) -> None:
         """Ask the store the next time."""
         self._known.forget(image)
+        self._missing.forget(image)
+
+    # What is believed
+
+    def _believed(self, image: ImageName) -> _Belief | None:
+        return self._known.get(image) or self._missing.get(image)
+
+    async def _ask(self, image: ImageName) -> Revision | None:
+        # Nobody joins a question from before a change.
+        asked = (image, self._last_change(image))
+        return await self._asking.do(asked, lambda: self._question(image))
+
+    async def _question(self, image: ImageName) -> Revision | None:
+        """Learn what the store has, whether or not anybody still waits for it."""
+        changes = self.changes
+        try:
+            async with asyncio.timeout(QUESTION_SECONDS):
+                stored = await self.look(image)
+        except TimeoutError as error:
+            raise StoreError("the store does not answer") from error
+        found = None if stored is None else names.Revision(stored.revision)
+        if not self.changed_since(image, changes):
+            self._confirm(image, found)
+        return found
+
+    def _confirm(self, image: ImageName, found: Revision | None) -> None:
+        """Believe what the store has told, whatever was assumed."""
+        self.forget(image)
+        beliefs = self._missing if found is None else self._known
+        beliefs.put(image, _Belief(found))
+        if self._last_known is not None:
+            self._last_known.note(image, found)
+
+    async def _assume(self, image: ImageName) -> bool:
+        """Believe what was last known; return whether anything is believed now."""
+        if self._last_known is None:
+            return False
+        last = await self._last_known.recall(image)
+        if self._believed(image) is not None:  # meanwhile
+            return True
+        if last is None:
+            return False
+        belief = _Belief(last, assumed=True)
+        self._known.put(image, belief, lifetime=self._assumed_lifetime)
+        return True
+
+    def _void(self, image: ImageName) -> None:
+        """Believe nothing from before a change."""
+        self.forget(image)
+        if self._last_known is not None:
+            self._last_known.void(image)
 
     def _note(
         self, image: ImageName, latest: Stored | None, before: Iterable[Stored]
