@@ -13,6 +13,7 @@ from image_repo.errors import ConfigError
 from image_repo.formats import FORMATS
 from image_repo.names import DerivedName, Tag, image_name
 from image_repo.nginx import CANONICAL, render
+from image_repo.options import load
 from image_repo.purge import NginxOptions
 
 WRONG_TEXTS = ("a b", "a;b", "a{", "$x", "a\nb", 'a"b', "a'b", "a#b", "a\\b", "")
@@ -80,12 +81,19 @@ def test_every_word_of_the_template_is_filled_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize("alone", [True, False])
 @pytest.mark.parametrize("secret", [SECRET, ""])
 @pytest.mark.parametrize(
-    "upstream", ["127.0.0.1:5000", "[::1]:5000", "unix:/run/x/s.sock"]
+    "servers",
+    [
+        "127.0.0.1:5000",
+        "[::1]:5000",
+        "unix:/run/x/s.sock",
+        "127.0.0.1:5000 [::1]:5000 unix:/run/x/s.sock",
+    ],
 )
 def test_nginx_and_gixy_find_nothing_wrong(
-    tmp_path: Path, alone: bool, secret: str, upstream: str
+    tmp_path: Path, alone: bool, secret: str, servers: str
 ) -> None:
-    chosen = replace(settings(tmp_path), secret=secret, upstream=upstream)
+    chosen = replace(settings(tmp_path), secret=secret)
+    chosen = replace(chosen, options=replace(chosen.options, servers=servers))
     conf = tmp_path / "nginx.conf"
     if alone:
         conf.write_text(render(chosen))
@@ -144,6 +152,70 @@ def test_options_are_in_the_text(tmp_path: Path) -> None:
         f'proxy_cache_key "{RECIPE}$image_repo_key";',
     ):
         assert part in text
+
+
+@pytest.mark.parametrize("servers", ["", "127.0.0.1:5001"])
+def test_before_one_server_nothing_is_said_of_several(
+    tmp_path: Path, servers: str
+) -> None:
+    chosen = settings(tmp_path, upstream="127.0.0.1:5001")
+    alone = render(replace(chosen, options=replace(chosen.options, servers=servers)))
+
+    assert "server 127.0.0.1:5001 max_fails=0;" in alone
+    for word in ("hash", "image_repo_image", "proxy_next_upstream_tries", "@reading"):
+        assert word not in alone
+    assert not re.search("@several|@end|@@", alone)
+
+
+def test_every_server_is_named_and_shares_the_images(tmp_path: Path) -> None:
+    chosen = settings(tmp_path)
+    options = replace(chosen.options, servers="a.example:1 unix:/run/b.sock [::1]:3")
+
+    text = render(replace(chosen, options=options))
+
+    assert re.findall(r"^ +server (\S+) max_fails=0;", text, re.MULTILINE) == [
+        "a.example:1",
+        "unix:/run/b.sock",
+        "[::1]:3",
+    ]
+    assert "hash $image_repo_image consistent;" in text
+    assert chosen.upstream not in text
+
+
+def test_every_extension_of_an_upload_is_left_out_of_an_images_name(
+    tmp_path: Path,
+) -> None:
+    chosen = settings(tmp_path)
+    options = replace(chosen.options, servers="a:1 b:2")
+
+    (words,) = re.findall(
+        r"\(\?i:([a-z|]+)\)", render(replace(chosen, options=options))
+    )
+
+    assert set(words.split("|")) == {e for row in FORMATS for e in row.extensions}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "127.0.0.1",
+        ":5000",
+        "a:1;",
+        "a:1  b:2",
+        " a:1",
+        "a:1\n",
+        "a:123456",
+        "unix:run/x",
+        "unix:/run/x y{",
+        "unix:/run/$x",
+        "http://a:1",
+        "é:1",
+        "a:1 max_fails=1",
+    ],
+)
+def test_a_server_that_would_be_a_directive_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"nginx\.servers"):
+        load(NginxOptions, {"servers": text}, where="nginx")
 
 
 @pytest.mark.parametrize("text", WRONG_TEXTS)

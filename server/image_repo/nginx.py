@@ -41,6 +41,11 @@ CANONICAL = (
 )
 """Matches every canonical path as raw text, and no text that nginx would normalise."""
 
+_EXTENSIONS = "|".join(word for row in FORMATS for word in row.extensions)
+
+_SEVERAL = re.compile(r"^ *@@several\n(.*?)^ *@@end\n", re.DOTALL | re.MULTILINE)
+"""What the template holds for several servers only."""
+
 _PLAIN = re.compile(r"[^\s;{}$\"'\\#@]+")
 """Text that means only itself in nginx's configuration."""
 
@@ -79,7 +84,8 @@ class NginxSettings:
 
     Attributes:
         options: Section *nginx* of the configuration.
-        upstream: Where the server listens: host:port, or unix: and a path.
+        upstream: Where the server listens, if the options name none: host:port, or
+            unix: and a path.
         recipe: With what every key begins; the purge must know the same.
         upload_bytes: The largest upload that the server accepts.
         deadline: Seconds after which a derivation is stopped.
@@ -111,6 +117,11 @@ class NginxSettings:
                 raise ConfigError(f"nginx can't be given {text!r} as its {what}")
         if not _SECRET.fullmatch(self.secret):
             raise ConfigError("nginx can't be given this text as its refresh secret")
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """Where the servers listen, one or several."""
+        return tuple(self.options.servers.split()) or (self.upstream,)
 
     @property
     def read_timeout(self) -> int:
@@ -145,7 +156,9 @@ def settings(config: Config, standalone: Path | None) -> NginxSettings:
 def render(settings: NginxSettings) -> str:
     """Return nginx's configuration: a fragment for `http`, or a whole one."""
     template = resources.files("image_repo").joinpath("nginx.conf.template")
-    body = _fill(template.read_text("utf-8"), _words(settings))
+    several = r"\1" if len(settings.servers) > 1 else ""
+    text = _SEVERAL.sub(several, template.read_text("utf-8"))
+    body = _fill(text, _words(settings))
     if settings.directory is None:
         return body
     words = {
@@ -160,7 +173,8 @@ def _words(settings: NginxSettings) -> dict[str, str]:
     options, secret = settings.options, settings.secret
     logs = settings.directory or Path("/var/log/nginx")
     return {
-        "UPSTREAM": settings.upstream,
+        "EXTENSIONS": _EXTENSIONS,
+        "SERVERS": "\n    ".join(f"server {s} max_fails=0;" for s in settings.servers),
         "RECIPE": settings.recipe,
         "CANONICAL": CANONICAL,
         "REFRESH": f'"~^{secret}\\z" {secret};' if secret else "",

@@ -46,6 +46,7 @@ REMEMBERED = 100_000
 """How many answered paths are remembered: about 40 MB at most."""
 
 _LISTEN = r"(?:(?:\*|[0-9.]+|\[[0-9A-Fa-f:.]+\]):)?[0-9]{1,5}"
+_SERVER = r"(?:unix:/[A-Za-z0-9._/-]+|(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,13 @@ class NginxOptions:
         "_",
         "Host names that nginx answers to, separated by a space; _ is any.",
         pattern=r"[A-Za-z0-9._*-]+(?: [A-Za-z0-9._*-]+)*",
+    )
+    servers: str = option(
+        "",
+        "Servers before which this nginx is: HOST:PORT or unix:PATH of each, separated"
+        " by a space; all requests for an image go to the same one. Empty: the one that"
+        " `listen` names.",
+        pattern=rf"(?:{_SERVER}(?: {_SERVER})*)?",
     )
     cache_path: str = option(
         "/var/cache/image_repo-nginx",

@@ -175,12 +175,19 @@ async def serving(app: web.Application) -> AsyncIterator[int]:
 
 @asynccontextmanager
 async def nginx_before(
-    app: web.Application, directory: Path, **changes: object
+    app: web.Application, directory: Path, times: int = 1, **changes: object
 ) -> AsyncIterator[Front]:
-    """Run nginx before *app*, with what `render` makes of *changes*."""
+    """Run nginx before *app*, with what `render` makes of *changes*.
+
+    *times*: how many servers nginx takes it for.
+    """
     async with serving(app) as port:
-        upstream = {"upstream": f"127.0.0.1:{port}"}
-        async with nginx(settings(directory, **(upstream | changes))) as front:
+        where = f"127.0.0.1:{port}"
+        chosen = settings(directory, **({"upstream": where} | changes))
+        if times > 1:
+            options = replace(chosen.options, servers=" ".join([where] * times))
+            chosen = replace(chosen, options=options)
+        async with nginx(chosen) as front:
             yield front
 
 

@@ -90,9 +90,11 @@ def upstream() -> Upstream:
     return Upstream()
 
 
-@pytest_asyncio.fixture
-async def front(upstream: Upstream, tmp_path: Path) -> AsyncIterator[Front]:
-    async with nginx_before(upstream.app, tmp_path) as front:
+@pytest_asyncio.fixture(params=[1, 2], ids=["one server", "several servers"])
+async def front(
+    request: pytest.FixtureRequest, upstream: Upstream, tmp_path: Path
+) -> AsyncIterator[Front]:
+    async with nginx_before(upstream.app, tmp_path, request.param) as front:
         yield front
 
 
@@ -148,12 +150,13 @@ async def test_every_name_is_kept_under_the_md5_of_its_decoded_path(
 
 
 @pytest.mark.parametrize("target", ODD)
+@pytest.mark.parametrize("times", [1, 2], ids=["one server", "several servers"])
 async def test_an_odd_url_is_answered_as_by_the_bare_server_and_spoils_nothing(
-    tmp_path: Path, target: str
+    tmp_path: Path, target: str, times: int
 ) -> None:
     async with (
         serving(Upstream(behind=False).app) as bare,
-        nginx_before(Upstream().app, tmp_path) as front,
+        nginx_before(Upstream().app, tmp_path, times) as front,
     ):
         expected = await ask(bare, target)
         good = await ask(bare, PATH)
