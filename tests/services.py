@@ -12,9 +12,10 @@ from pictures import colour, decode, encode
 from PIL import Image
 
 from image_repo import names
-from image_repo.cache import Cache, MemoryLevel, MemoryOptions, StoreLevel
+from image_repo.cache import Cache
 from image_repo.formats import by_kind
 from image_repo.geometry import Box
+from image_repo.levels import MemoryLevel, MemoryOptions, StoreLevel
 from image_repo.modifiers import Fit
 from image_repo.names import DerivedName, ImageName
 from image_repo.originals import Originals

@@ -82,7 +82,7 @@ async def test_what_was_stored_and_derived_survives_a_kill(tmp_path: Path) -> No
         session.get("/images/x/_/w_90.png") as answer,
     ):
         assert await answer.read() == first
-        assert 'desc="store"' in answer.headers["Server-Timing"]
+        assert answer.headers["X-Image-Repo"] == "disk"
 
 
 async def test_the_server_itself_never_loads_imagemagick(tmp_path: Path) -> None:

@@ -17,15 +17,22 @@ from aiohttp import web
 
 from image_repo import live
 from image_repo.batches import Batches
-from image_repo.cache import Cache, MemoryLevel, StoreLevel
+from image_repo.cache import Cache
 from image_repo.config import check_together, described_store
 from image_repo.errors import ConfigError
 from image_repo.hangup import Hangup
+from image_repo.intermediates import Intermediates
+from image_repo.kept import KeptOriginals
+from image_repo.lastknown import LastKnown
+from image_repo.levels import DiskLevel, Level, MemoryLevel, StoreLevel
 from image_repo.linker import Linker, Terms
 from image_repo.originals import Originals
+from image_repo.peers import Peers, addresses
 from image_repo.purge import make_purger
+from image_repo.quota import Bounds
 from image_repo.selection import Selector
 from image_repo.service import Service
+from image_repo.shelf import Shelf
 from image_repo.storage import open_storage
 from image_repo.transform.pool import Pool
 from image_repo.web.app import AccessLogger, make_app
@@ -35,6 +42,7 @@ from image_repo.web.links import Linked
 if TYPE_CHECKING:
     from image_repo.config import Config
     from image_repo.purge import Purger
+    from image_repo.storage import Storage
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +66,7 @@ class Opened:
         # Never shorter: links that were given before lead to what is written later.
         if self.level.lifetime is not None and terms.stored_for is not None:
             self.level.lifetime = max(self.level.lifetime, terms.stored_for)
-        self.purger.keep_for(config.http.s_maxage)
+        self.purger.keep_for(config.http.held_seconds)
         self.room.images, self.room.http = config, config.http
 
 
@@ -94,25 +102,42 @@ async def open_all(
     async with AsyncExitStack() as stack:
         kept = await stack.enter_async_context(open_storage(config, environ))
         terms = _terms(config, kept.lifetime)
-        # What the cache writes late must not shorten what a link leads to.
-        level = StoreLevel(kept.derived, lifetime=terms.stored_for)
-        levels = (MemoryLevel(config.memory_cache_configuration), level)
+        # What the cache writes late must not shorten what a link leads to. A directory
+        # never forgets: it holds only what links were given for.
+        level = StoreLevel(kept.derived, lifetime=terms.stored_for, keeps=not kept.near)
+        disk = await _open_disk(config, kept, stack)
+        memory = MemoryLevel(config.memory_cache_configuration)
+        levels: tuple[Level, ...] = (memory, *disk.levels, level)
         cache = await stack.enter_async_context(Cache(levels))
+        peers = await stack.enter_async_context(
+            Peers(
+                config.cache_directory / "instances",
+                addresses(config.peers, config.http.refresh_secret),
+                config.http.refresh_secret,
+            )
+        )
         purger = await stack.enter_async_context(
             make_purger(
                 config.nginx,
                 behind=config.behind_nginx,
                 recipe=config.settings_recipe,
                 secret=config.http.refresh_secret,
-                lifetime=config.http.s_maxage,
+                lifetime=config.http.held_seconds,
             )
         )
+        originals = Originals(kept.originals)
         service = await stack.enter_async_context(
             Service(
-                originals=Originals(kept.originals),
+                originals=originals,
+                near=KeptOriginals(originals, disk.originals),
+                intermediates=Intermediates(
+                    disk.intermediates, config.render, kept.spool
+                ),
+                last_known=await stack.enter_async_context(LastKnown(disk.derived)),
                 cache=cache,
                 pool=pool,
                 purger=purger,
+                peers=peers,
                 recipe=config.recipe(pool.magick),
                 options=config.service,
                 metadata=config.metadata,
@@ -153,8 +178,38 @@ async def open_all(
             uploads=asyncio.Semaphore(config.http.uploads),
             selector=selector,
             batches=batches,
+            peers=peers,
         )
         yield Opened(room, level, purger, kept.lifetime)
+
+
+@dataclass(frozen=True, slots=True)
+class _Disk:
+    """The caches on this machine's disk; None: there is no such one."""
+
+    derived: Shelf | None
+    originals: Shelf | None
+    intermediates: Shelf | None
+
+    @property
+    def levels(self) -> tuple[DiskLevel, ...]:
+        return () if self.derived is None else (DiskLevel(self.derived),)
+
+
+async def _open_disk(config: Config, kept: Storage, stack: AsyncExitStack) -> _Disk:
+    said, root = config.local_cache_configuration, config.cache_directory
+
+    async def shelf(name: str, size: int, *, wanted: bool = True) -> Shelf | None:
+        if not (wanted and size and said.max_elements):
+            return None
+        bounds = Bounds(size, said.max_elements, said.min_free)
+        return await stack.enter_async_context(Shelf(root / name, bounds))
+
+    return _Disk(
+        await shelf("derived", said.max_size),
+        await shelf("originals", said.originals_size, wanted=not kept.near),
+        await shelf("intermediates", said.intermediates_size),
+    )
 
 
 class Rereading:
@@ -236,6 +291,8 @@ async def serve(config: Config, reread: Callable[[], Config]) -> None:
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
+        # Before anything is answered, so that no answer outlives a change elsewhere.
+        await opened.room.peers.announce(_address(config.listen, listener))
         await web.SockSite(runner, listener, backlog=BACKLOG).start()
         stack.enter_context(_pid_file(config.pid_file))
         rereading = Rereading(config, opened, reread)
@@ -245,6 +302,13 @@ async def serve(config: Config, reread: Callable[[], Config]) -> None:
         await stop.wait()
         heeding.cancel()
         logger.info("stopping: requests under way are finished first")
+
+
+def _address(listen: str, listener: socket.socket) -> str:
+    """Return where others reach *listener*: with the port that port 0 has become."""
+    if listener.family == socket.AF_UNIX:
+        return listen
+    return f"{listen.rpartition(':')[0]}:{listener.getsockname()[1]}"
 
 
 @contextmanager

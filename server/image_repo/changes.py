@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from image_repo import names
 from image_repo.errors import StoreError
 
 if TYPE_CHECKING:
-    from image_repo.cache import Cache
+    from image_repo.derivations import Derivations
     from image_repo.names import ImageName, Tag
+    from image_repo.peers import Peers
     from image_repo.purge import Purger
     from image_repo.revisions import Revisions
     from image_repo.stores.store import Stored
@@ -42,19 +44,31 @@ LATE_LOOKS = (1.0, 2.0, 7.0, 20.0, 60.0)
 stopped in it has been seen to finish it when it went on."""
 
 
+Tell = Callable[[], Awaitable[tuple[str, ...]]]
+"""Tells peers of a change, and returns those that did not hear."""
+
+
 class Changes:
     """Forgets what was made from originals that have changed; a context manager.
 
     Args:
         revisions: What each original is now.
-        cache: Where derived images are kept.
+        derivations: What is made from originals.
         purger: Forgets what nginx keeps.
+        peers: The other servers.
     """
 
-    def __init__(self, revisions: Revisions, cache: Cache, purger: Purger) -> None:
+    def __init__(
+        self,
+        revisions: Revisions,
+        derivations: Derivations,
+        purger: Purger,
+        peers: Peers,
+    ) -> None:
         self._revisions = revisions
-        self._cache = cache
+        self._derivations = derivations
         self._purger = purger
+        self._peers = peers
         self._sending: defaultdict[ImageName, set[asyncio.Future[None]]] = defaultdict(
             set
         )
@@ -108,7 +122,7 @@ class Changes:
         self._end_watch(image)
         self._revisions.replaced(image, latest, _some(before))
         revision = names.Revision(latest.revision)
-        await self._forget(image, self._revisions.tag_of(revision))
+        await self._forget_everywhere(image, self._revisions.tag_of(revision))
 
     async def deleted(
         self, image: ImageName, every: Iterable[Stored], before: Stored | None
@@ -116,7 +130,7 @@ class Changes:
         """Forget what was made before we have removed *every* original."""
         self._end_watch(image)
         self._revisions.deleted(image, (*every, *_some(before)))
-        await self._forget(image)
+        await self._forget_everywhere(image)
 
     async def doubted(self, image: ImageName, before: Stored | None) -> None:
         """Forget what was made before a write that may have happened, or still may."""
@@ -129,27 +143,61 @@ class Changes:
     async def purged(self, image: ImageName) -> None:
         """Forget what was made from an image, because somebody wants it."""
         self._revisions.doubted(image)
-        await self._forget(image)
+        await self._forget_everywhere(image)
 
-    async def _forget(self, image: ImageName, tag: Tag | None = None) -> None:
+    async def heard(self, image: ImageName, *, onwards: bool) -> None:
+        """Forget what was made from an image that a peer has changed.
+
+        What other machines share is left to the peer.
+
+        Args:
+            image: Which.
+            onwards: Whether the other servers of this machine have to hear of it.
+        """
+        self._revisions.heard(image)
+        tell = partial(self._peers.tell, image, afar=False) if onwards else None
+        await self._forget(image, tell=tell, shared=False)
+
+    async def _forget_everywhere(
+        self, image: ImageName, tag: Tag | None = None
+    ) -> None:
+        tell = partial(self._peers.tell, image)
+        await self._forget(image, tag, tell=tell, shared=True)
+
+    async def _forget(
+        self,
+        image: ImageName,
+        tag: Tag | None = None,
+        *,
+        tell: Tell | None,
+        shared: bool,
+    ) -> None:
         """Forget all made from an image, here and in nginx, but what has *tag*."""
         before = set(self._sending.get(image, ()))
-        made = await self._cache.forget(image)
+        # nginx last: until then it might ask a peer who has not heard of it.
+        made, deaf, _ = await asyncio.gather(
+            self._derivations.forget(image, shared=shared),
+            tell() if tell else _none(),
+            self._revisions.settled(image),
+        )
         left = await self._purger.purge(image, made, tag)
         if before:
             await asyncio.wait(before, timeout=SENDING_SECONDS)
             await asyncio.sleep(SETTLE_SECONDS)
             left = await self._purger.purge(image, made, tag)
-        if before or left:
-            self._keep(asyncio.create_task(self._purge_again(image, made, tag)))
+        if before or left or deaf:
+            again = self._purge_again(image, made, tag, tell if deaf else None)
+            self._keep(asyncio.create_task(again))
 
     async def _purge_again(
-        self, image: ImageName, made: list[str], tag: Tag | None
+        self, image: ImageName, made: list[str], tag: Tag | None, tell: Tell | None
     ) -> None:
         """Purge what could not be purged, or was stored late by a slow nginx."""
         left: tuple[str, ...] = ()
         for pause in LATE_PURGES:
             await asyncio.sleep(pause)
+            if tell is not None and not await tell():
+                tell = None
             left = await self._purger.purge(image, made, tag)
         if left:
             logger.error("nginx may give old pixels of %s until they expire", image)
@@ -191,6 +239,10 @@ class _Writers:
     def __init__(self) -> None:
         self.lock = asyncio.Lock()
         self.count = 0
+
+
+async def _none() -> tuple[str, ...]:
+    return ()
 
 
 def _some(stored: Stored | None) -> tuple[Stored, ...]:

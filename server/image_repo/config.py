@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from image_repo import former, modifiers, names, options, yamlfile
-from image_repo.cache import MemoryOptions
+from image_repo import former, modifiers, names, options, peers, yamlfile
 from image_repo.errors import ConfigError, OptionError
+from image_repo.levels import LocalOptions, MemoryOptions
 from image_repo.modifiers import ImageOptions, RenderOptions
 from image_repo.names import Recipe
 from image_repo.options import option
+from image_repo.peers import PeerOptions
 from image_repo.purge import NginxOptions
 from image_repo.service import ServiceOptions
 from image_repo.sources import given
@@ -70,9 +71,11 @@ class Config(ImageOptions, ServerOptions):
     metadata: MetadataOptions = MetadataOptions()
     workers: WorkerOptions = WorkerOptions()
     memory_cache_configuration: MemoryOptions = MemoryOptions()
+    local_cache_configuration: LocalOptions = LocalOptions()
     service: ServiceOptions = ServiceOptions()
     http: HttpOptions = HttpOptions()
     nginx: NginxOptions = NginxOptions()
+    peers: PeerOptions = PeerOptions()
     persistent_store_configuration: PersistentStoreOptions = PersistentStoreOptions()
     swift_cache_configuration: SwiftCacheOptions = SwiftCacheOptions()
     swift: SwiftOptions = SwiftOptions()
@@ -81,6 +84,12 @@ class Config(ImageOptions, ServerOptions):
     def work_directory(self) -> Path:
         """The directory for what need not be kept."""
         return Path(self.work or self.data)
+
+    @property
+    def cache_directory(self) -> Path:
+        """The directory of the caches on disk."""
+        said = self.local_cache_configuration.cache_path
+        return Path(said) if said else self.work_directory / "cache"
 
     @property
     def settings_recipe(self) -> Recipe:
@@ -169,7 +178,10 @@ def check_together(config: Config) -> None:
     Raises:
         ConfigError: Names them.
     """
-    containers.check_lifetimes(config.swift_cache_configuration, config.http.s_maxage)
+    containers.check_lifetimes(
+        config.swift_cache_configuration, config.http.held_seconds
+    )
+    peers.addresses(config.peers, config.http.refresh_secret)
 
 
 def _apart(config: Config) -> Iterator[str]:

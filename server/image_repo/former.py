@@ -92,7 +92,6 @@ _MEMORY = "memory_cache_configuration"
 _LOCAL = "local_cache_configuration"
 
 _SWIFT_SIZE = f"Swift deletes derived images after {_CACHE}.lifetime"
-_NO_DISK = "this version keeps no cache of its own on disk; nginx has one"
 _EVICTION = "a cache that is full drops what was used longest ago"
 _CATALOGUE = "Keystone says where Swift is"
 _SPOOL = "what is on its way is kept in `work`"
@@ -154,16 +153,12 @@ TABLE: Final = (
         why="temporary URLs are to read with, by GET or HEAD",
         only=("GET", "get"),
     ),
-    *(
-        Former(f"{_LOCAL}.{name}", why=_NO_DISK)
-        for name in ("cache_path", "initialise", "max_size", "max_elements")
-    ),
+    Former(f"{_LOCAL}.initialise", why=_AS_NEEDED),
     *(
         Former(f"{section}.{name}", why=_EVICTION)
         for section in (_MEMORY, _LOCAL, _PERSISTENT, _CACHE)
         for name in EVICTION
     ),
-    Former(_LOCAL, why=_NO_DISK),  # what is left of it
     Former("create_new", why=_AS_NEEDED),
     Former("owner", why="nothing asked for it"),
     Former("alarm_threshold", why=_UNBOUNDED),
@@ -174,7 +169,11 @@ TABLE: Final = (
 )
 """Every key of the first release that is not simply an option of today."""
 
-UNLIMITED: Final = (f"{_MEMORY}.max_size", f"{_MEMORY}.max_elements")
+UNLIMITED: Final = tuple(
+    f"{section}.{name}"
+    for section in (_MEMORY, _LOCAL)
+    for name in ("max_size", "max_elements")
+)
 """Options of today in which 0 meant no limit, and means that nothing is kept."""
 
 

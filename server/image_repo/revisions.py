@@ -240,6 +240,13 @@ class Revisions:
         self._changes.put(image, replace(former, number=self.changes))
         self._void(image)
 
+    def heard(self, image: ImageName) -> None:
+        """Take note that another server has changed the image, be it what we put."""
+        self.doubted(image)
+        change = self._changes.get(image)
+        if change is not None:
+            self._changes.put(image, replace(change, new_until=0.0))
+
     def forget(self, image: ImageName) -> None:
         """Ask the store the next time."""
         self._known.forget(image)

@@ -15,12 +15,23 @@ from image_repo import names
 from image_repo.changes import Changes
 from image_repo.derivations import Derivations
 from image_repo.errors import StoreError
+from image_repo.intermediates import Intermediates
+from image_repo.kept import KeptOriginals
 from image_repo.options import option
+from image_repo.peers import Peers
 from image_repo.revisions import Revisions, unknown
 
 if TYPE_CHECKING:
     from image_repo.cache import Cache
-    from image_repo.names import ImageName, MetadataName, Recipe, Revision, Tag
+    from image_repo.lastknown import LastKnown
+    from image_repo.names import (
+        DerivedName,
+        ImageName,
+        MetadataName,
+        Recipe,
+        Revision,
+        Tag,
+    )
     from image_repo.originals import Entry, Named, Originals
     from image_repo.purge import Purger
     from image_repo.stores.spool import Spool
@@ -45,6 +56,19 @@ class ServiceOptions:
         " the bound on staleness between servers.",
         low=0,
         high=3600,
+    )
+    missing_lifetime: float = option(
+        5.0,
+        "Seconds for which it is believed that there is no original of a name.",
+        low=0,
+        high=3600,
+    )
+    store_patience: float = option(
+        2.0,
+        "Seconds after which a store that does not tell a revision is taken to be away;"
+        " then the last one known is served, if there is one.",
+        low=0.1,
+        high=60,
     )
     failure_lifetime: float = option(
         60.0,
@@ -71,9 +95,13 @@ class Service:
 
     Args:
         originals: Where originals are kept.
+        near: Originals near at hand; None: *originals* are.
+        intermediates: Reduced pictures; None: none are kept.
+        last_known: Revisions for when the store is away; None: there are none.
         cache: Where derived images are kept.
         pool: The workers.
         purger: Forgets what nginx keeps.
+        peers: The other servers; None: there are none.
         recipe: Hash of all outside the URL that changes pixels.
         options: Times.
         metadata: What is told of originals.
@@ -87,9 +115,13 @@ class Service:
         self,
         *,
         originals: Originals,
+        near: KeptOriginals | None = None,
+        intermediates: Intermediates | None = None,
+        last_known: LastKnown | None = None,
         cache: Cache,
         pool: Pool,
         purger: Purger,
+        peers: Peers | None = None,
         recipe: Recipe,
         options: ServiceOptions,
         metadata: MetadataOptions | None = None,
@@ -99,23 +131,38 @@ class Service:
         self._groups = metadata.groups if metadata else ()
         self._cache = cache
         self._pool = pool
-        self._revisions = Revisions(originals, recipe, options.revision_lifetime, clock)
-        self.derivations = Derivations(
+        self._intermediates = intermediates or Intermediates()
+        self._revisions = Revisions(
             originals,
+            recipe,
+            options.revision_lifetime,
+            clock,
+            missing_lifetime=options.missing_lifetime,
+            store_patience=options.store_patience,
+            last_known=last_known,
+        )
+        self.derivations = Derivations(
+            near or KeptOriginals(originals),
+            self._intermediates,
             self._revisions,
             cache,
             pool,
             failure_lifetime=options.failure_lifetime,
             clock=clock,
         )
-        self._changes = Changes(self._revisions, cache, purger)
+        self._changes = Changes(
+            self._revisions,
+            self.derivations,
+            purger,
+            peers or Peers(None, (), ""),
+        )
 
     async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Finish the derivations under way."""
-        async with self._changes:
+        async with self._intermediates, self._changes:
             await self.derivations.landed()
 
     # Reading
@@ -145,6 +192,13 @@ class Service:
         A change to the image waits until it has left, and purges it then.
         """
         return self._changes.sending(image, path)
+
+    def assumed(self, image: ImageName) -> bool:
+        """Return whether the current tag is but the last one that was known.
+
+        The store is away, and what was kept goes on being served.
+        """
+        return self._revisions.assumed(image)
 
     async def describe(self, image: ImageName) -> Original:
         """Return what is known about an original, read from its header.
@@ -188,6 +242,34 @@ class Service:
                 await self._originals.ready()
         except TimeoutError as error:
             raise StoreError("the store does not answer") from error
+
+    # What would be done
+
+    async def where(self, tag: Tag, name: DerivedName) -> dict[str, bool | None]:
+        """Return which levels have a derived image; None: that one can't tell."""
+        return await self._cache.where(tag, name)
+
+    def failure(self, tag: Tag, name: DerivedName) -> str | None:
+        """Return why a derived image was not made of late; None: nothing is known."""
+        return self.derivations.failure(tag, name)
+
+    async def cost(self, name: DerivedName, revision: Revision) -> dict[str, object]:
+        """Return what it would take to make a derived image now, in JSON's values.
+
+        `intermediate` is the scale of the reduced picture it would be made from, such
+        as 1/8; null: of none. `fetch` says whether the original would be fetched from
+        another machine, `waiting` how many jobs are before it, `seconds` how long it
+        would take as the last ones did.
+        """
+        cost = await self.derivations.cost(name, revision)
+        return {
+            "intermediate": None if cost.scale is None else f"1/{cost.scale}",
+            "fetch": cost.scale is None and not cost.near,
+            "workers": self._pool.count,
+            "idle": self._pool.idle,
+            "waiting": self._pool.waiting,
+            "seconds": round(self._pool.expected, 3),
+        }
 
     # Writing
 
@@ -270,6 +352,16 @@ class Service:
         async with self._changes.writing(image):
             await self._changes.purged(image)
         logger.info("purged %s", image)
+
+    async def heard(self, image: ImageName, *, onwards: bool) -> None:
+        """Forget what was made from an image that a peer has changed.
+
+        Args:
+            image: Which.
+            onwards: Whether the other servers of this machine have to hear of it.
+        """
+        await self._changes.heard(image, onwards=onwards)
+        logger.info("heard of a change of %s", image)
 
 
 def _revision(stored: Stored | None) -> Revision | None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_repo.config import chosen_store
-from image_repo.errors import ConfigError
+from image_repo.errors import ConfigError, StoreError
 from image_repo.stores import containers
 from image_repo.stores.account import Account
 from image_repo.stores.disk import DirectoryStore
@@ -27,6 +29,15 @@ if TYPE_CHECKING:
     from image_repo.transfer.copying import Place
 
 
+logger = logging.getLogger(__name__)
+
+LINKED_SECONDS = 24 * 3600
+"""How long at least a directory keeps the derived images that links lead to."""
+
+SWEEP_SECONDS = 3600.0
+"""Between two looks for those that may go: it reads the foot of each."""
+
+
 @dataclass(frozen=True, slots=True)
 class Storage:
     """Where images are kept.
@@ -34,6 +45,7 @@ class Storage:
     Attributes:
         originals: What may not be lost.
         derived: What can be made again.
+        near: Whether both are on this machine.
         lifetime: Seconds for which derived images are kept; None: for ever.
         signer: Signs links to derived images.
         keys: The signer's, where the links lead to this server; None: they lead to
@@ -43,6 +55,7 @@ class Storage:
 
     originals: Store
     derived: Store
+    near: bool
     lifetime: int | None
     signer: Signer
     keys: LinkKeys | None
@@ -86,7 +99,27 @@ async def _directory(
     derived = await stack.enter_async_context(DirectoryStore(data / "derived"))
     key = containers.url_key(config.swift_cache_configuration, environ)
     keys = LinkKeys(data, config.http.public_url, key)
-    return Storage(originals, derived, None, keys, keys, spool)
+    sweeping = asyncio.create_task(_sweep(derived))
+    stack.push_async_callback(_end, sweeping)
+    return Storage(originals, derived, True, LINKED_SECONDS, keys, keys, spool)
+
+
+async def _sweep(derived: DirectoryStore) -> None:
+    """Remove now and then what no link leads to any more."""
+    while True:
+        try:
+            removed = await derived.sweep(timedelta(seconds=LINKED_SECONDS))
+        except StoreError as error:
+            logger.warning("cannot remove what no link leads to any more: %s", error)
+        else:
+            if removed:
+                logger.info("removed %d that no link leads to any more", removed)
+        await asyncio.sleep(SWEEP_SECONDS)
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def _swift(
@@ -107,7 +140,9 @@ async def _swift(
     for store in (originals, derived):
         await stack.enter_async_context(store)
     signer = SwiftSigner(accounts[-1], second.container, key)
-    return Storage(originals, derived, second.lifetime or None, signer, None, spool)
+    return Storage(
+        originals, derived, False, second.lifetime or None, signer, None, spool
+    )
 
 
 @asynccontextmanager

@@ -121,17 +121,17 @@ def test_a_derived_object_may_live_longer_than_what_leads_to_it(lifetime: int) -
 
 
 @pytest.mark.parametrize(
-    ("lifetime", "s_maxage", "says"),
+    ("lifetime", "held", "says"),
     [
         (4199, 600, "url_lifetime_slack together, which is 4200"),
-        (86400, 86401, "at least http.s_maxage, which is 86401"),
+        (86400, 86401, "stale_while_revalidate together, which is 86401"),
     ],
 )
 def test_a_derived_object_may_not_vanish_before_what_leads_to_it(
-    lifetime: int, s_maxage: int, says: str
+    lifetime: int, held: int, says: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        containers.check_lifetimes(SwiftCacheOptions(lifetime=lifetime), s_maxage)
+        containers.check_lifetimes(SwiftCacheOptions(lifetime=lifetime), held)
 
     assert f"swift_cache_configuration.lifetime is {lifetime}" in str(caught.value)
     assert says in str(caught.value)

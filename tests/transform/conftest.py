@@ -30,6 +30,6 @@ async def pool() -> AsyncIterator[Pool]:
 def derive(pool: Pool) -> Derive:
     async def derived(data: bytes, text: str = "full.png") -> bytes:
         with opened(data) as file:
-            return await pool.derive(file, len(data), text)
+            return (await pool.derive(file, len(data), text)).body
 
     return derived

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transform.samples import opened
 
 from image_repo.transform import frames
 
@@ -27,22 +28,20 @@ def test_a_message_comes_out_as_it_went_in(
     with ours, theirs:
         ours.sendall(frames.encode(head, body))
 
-        assert frames.receive(theirs) == (frames.Message(dict(head), body), None)
+        assert frames.receive(theirs) == (frames.Message(dict(head), body), [])
 
 
-def test_a_file_travels_with_a_message() -> None:
+def test_files_travel_with_a_message_in_their_order() -> None:
     ours, theirs = pair()
-    with ours, theirs, tempfile.TemporaryFile() as file:
-        file.write(b"original")
-        file.flush()
-        frames.send_with_file(ours, {"op": "probe"}, file.fileno())
+    with ours, theirs, opened(b"original") as file, opened(b"") as other:
+        frames.send_with_files(ours, {"op": "probe"}, [file.fileno(), other.fileno()])
 
         message, received = frames.receive(theirs)
 
         assert message.head == {"op": "probe"}
-        assert received is not None
-        assert os.pread(received, 100, 0) == b"original"
-        os.close(received)
+        assert [os.pread(one, 100, 0) for one in received] == [b"original", b""]
+        for one in received:
+            os.close(one)
 
 
 @given(data=st.binary(max_size=200))
@@ -87,7 +86,7 @@ def test_sending_to_one_who_has_ended_is_an_error() -> None:
     ours, theirs = pair()
     theirs.close()
     with ours, tempfile.TemporaryFile() as file, pytest.raises(frames.FrameError):
-        frames.send_with_file(ours, {}, file.fileno())
+        frames.send_with_files(ours, {}, [file.fileno()])
 
 
 def test_a_message_that_does_not_fit_at_once_is_an_error() -> None:
@@ -95,4 +94,4 @@ def test_a_message_that_does_not_fit_at_once_is_an_error() -> None:
     with ours, theirs, tempfile.TemporaryFile() as file:
         ours.setblocking(False)
         with pytest.raises(frames.FrameError, match="in part"):
-            frames.send_with_file(ours, {"x": "y" * 10**7}, file.fileno())
+            frames.send_with_files(ours, {"x": "y" * 10**7}, [file.fileno()])

@@ -48,7 +48,7 @@ async def pool_of(
 
 async def derive(pool: Pool, data: bytes = JPG, text: str = "w_32.jpg") -> bytes:
     with opened(data) as file:
-        return await pool.derive(file, len(data), text)
+        return (await pool.derive(file, len(data), text)).body
 
 
 def pids(pool: Pool) -> list[int]:
@@ -88,7 +88,8 @@ async def test_only_the_first_bytes_of_the_file_are_the_original() -> None:
     async with pool_of() as pool:
         with opened(data + b"{metadata}") as file:
             file.seek(5)
-            assert decode(await pool.derive(file, len(data), "full.png")).size == SIZE
+            made = await pool.derive(file, len(data), "full.png")
+            assert decode(made.body).size == SIZE
             assert file.tell() == 5
 
 
@@ -158,10 +159,10 @@ def test_a_worker_itself_refuses_to_send_an_image_that_is_too_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     settings = worker.Settings(Limits(), RenderOptions(), 2**30, confined=False)
-    job = frames.Message({"size": len(JPG), "op": "derive", "text": "w_32.jpg"}, b"")
+    job = {"size": len(JPG), "op": "derive", "text": "w_32.jpg"}
     monkeypatch.setattr(worker, "MAX_BODY", 10)
     with opened(JPG) as file:
-        answer = worker._answer(job, os.dup(file.fileno()), settings)
+        answer = worker._answer(job, [os.dup(file.fileno())], settings)
 
     head, body = frames.lengths(answer[: frames.LENGTHS.size])
     assert body == 0

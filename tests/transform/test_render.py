@@ -135,10 +135,16 @@ async def test_colours_of_another_profile_become_srgb(
     assert not found.info.get("icc_profile")
 
 
-async def test_a_profile_that_is_damaged_is_ignored(derive: Derive) -> None:
-    data = encode(quarters(*SIZE), "JPEG", icc_profile=b"x" * 300)
+@pytest.mark.parametrize("icc", [b"x" * 300, profile(P3, 2.2)[:-1]])
+@pytest.mark.parametrize("kind", ["jpg", "png", "tif"])
+async def test_a_profile_that_is_damaged_is_ignored(
+    derive: Derive, icc: bytes, kind: str
+) -> None:
+    data = encode(quarters(*SIZE), "JPEG", icc_profile=icc, subsampling=0)
 
-    assert near(corners(decode(await derive(data))), [RED, GREEN, BLUE, WHITE])
+    found = decode(await derive(data, f"full.{kind}"))
+
+    assert near(corners(found), [RED, GREEN, BLUE, WHITE])
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "TIFF"])

@@ -116,18 +116,18 @@ def url_key(options: SwiftCacheOptions, environ: Mapping[str, str]) -> str:
     return key
 
 
-def check_lifetimes(options: SwiftCacheOptions, s_maxage: int) -> None:
+def check_lifetimes(options: SwiftCacheOptions, held: int) -> None:
     """Refuse a lifetime that ends while something still leads to the object.
 
     Args:
         options: Lifetimes of objects and of temporary URLs.
-        s_maxage: As http.s_maxage.
+        held: As `HttpOptions.held_seconds`.
 
     Raises:
         ConfigError: Names the options that do not go together.
     """
     bounds = {
-        "http.s_maxage": s_maxage,
+        "http.s_maxage and http.stale_while_revalidate together": held,
         f"{CACHE}.url_lifetime and {CACHE}.url_lifetime_slack together": (
             options.url_lifetime + options.url_lifetime_slack
         ),

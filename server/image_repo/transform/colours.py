@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 
 SRGB = (Path(__file__).parent / "srgb.icc").read_bytes()
@@ -24,6 +25,13 @@ _PRIMARIES = {
 _NEAR = 0.004
 _CURVE = ((0.25, 0.0509), (0.5, 0.2140), (0.75, 0.5225))  # IEC 61966-2-1
 _NEAR_CURVE = 0.004
+
+
+def heeded(profiles: Mapping[str, bytes]) -> bytes:
+    """Return the profile that calls for a conversion; empty: none does."""
+    profile = profiles.get("icc") or profiles.get("icm") or b""
+    heed = len(profile) <= MAX_PROFILE and not is_srgb(profile)
+    return profile if heed else b""
 
 
 def is_srgb(profile: bytes) -> bool:

@@ -1,6 +1,6 @@
 """Messages between the server and a worker, over a stream socket.
 
-A message is eight bytes with two lengths, a JSON object, and bytes. An open file may
+A message is eight bytes with two lengths, a JSON object, and bytes. Open files may
 travel with a message: the worker reads the original itself, and a job costs the
 server no copy of it.
 """
@@ -12,13 +12,16 @@ import json
 import os
 import socket
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 Value = str | int | float | bool | None
 Head = Mapping[str, "Value | list[Value] | Mapping[str, Value]"]
 
 LENGTHS = struct.Struct(">II")
+MAX_FILES = 2
+"""An image to read, and a file to write a picture into."""
+
 MAX_HEAD = 64 * 2**10
 MAX_BODY = 512 * 2**20
 """More than any image within the limits encodes to."""
@@ -68,15 +71,15 @@ def decode(text: bytes) -> dict[str, object]:
     return head
 
 
-def receive(sock: socket.socket) -> tuple[Message, int | None]:
-    """Wait for a message; return it and the file that came with it.
+def receive(sock: socket.socket) -> tuple[Message, list[int]]:
+    """Wait for a message; return it and the files that came with it.
 
-    The caller closes the file.
+    The caller closes the files.
 
     Raises:
         FrameError: The other side ended, or sent what is no message.
     """
-    prefix, files, _, _ = socket.recv_fds(sock, LENGTHS.size, 1)
+    prefix, files, _, _ = socket.recv_fds(sock, LENGTHS.size, MAX_FILES)
     try:
         prefix += _exactly(sock, LENGTHS.size - len(prefix))
         head, body = lengths(prefix)
@@ -85,7 +88,7 @@ def receive(sock: socket.socket) -> tuple[Message, int | None]:
         for file in files:
             os.close(file)
         raise
-    return message, files[0] if files else None
+    return message, files
 
 
 def _exactly(sock: socket.socket, count: int) -> bytes:
@@ -99,16 +102,16 @@ def _exactly(sock: socket.socket, count: int) -> bytes:
     return b"".join(parts)
 
 
-def send_with_file(sock: socket.socket, head: Head, file: int) -> None:
-    """Send a message without body, and with it an open file, at once.
+def send_with_files(sock: socket.socket, head: Head, files: Sequence[int]) -> None:
+    """Send a message without body, and with it open files, at once.
 
     Raises:
         FrameError: The other side has ended, or has not read what came before.
     """
     data = encode(head)
-    files = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [file]))]
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
     try:
-        sent = sock.sendmsg([data], files)
+        sent = sock.sendmsg([data], rights)
     except OSError as e:
         raise FrameError(f"a message can't be sent: {e}") from e
     if sent != len(data):

@@ -1,7 +1,8 @@
 """What a worker may do: its environment, its limits, its system calls.
 
 A decoder may hold a fault that lets an image take the process over. So a worker has
-no secret to lose, and can neither open a file nor a connection nor start a program.
+no secret to lose, and can neither open a file nor a connection nor start a program. It
+has the files that it is given with a job, and none can grow beyond a kept picture.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from image_repo.transform.headers import Limits
+from image_repo.transform.reduced import MOST_BYTES
 
 FOLDER = Path(__file__).parent
 """Where ImageMagick finds policy.xml."""
@@ -74,7 +76,7 @@ def confine() -> None:
 
     To be called when every coder is loaded, since it can load none after.
     """
-    _lower(resource.RLIMIT_FSIZE, 0)
+    _lower(resource.RLIMIT_FSIZE, MOST_BYTES)
     _lower(resource.RLIMIT_NPROC, 0)
     _lower(resource.RLIMIT_NOFILE, 8)
     _deny(platform.machine())

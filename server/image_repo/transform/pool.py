@@ -21,36 +21,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
 
-from image_repo.errors import (
-    BadImageError,
-    BadRequestError,
-    BusyError,
-    ConfigError,
-    CrashError,
-    DeriveError,
-    ImageRepoError,
-    TooCostlyError,
-    TooLargeError,
-)
-from image_repo.formats import by_extension
-from image_repo.geometry import Size
+from image_repo.errors import BusyError, ConfigError, CrashError, TooCostlyError
 from image_repo.modifiers import RenderOptions
 from image_repo.options import option
 from image_repo.transform import policy
+from image_repo.transform.answers import Rendered, error_of, header_of, rendered_of
 from image_repo.transform.child import Worker
-from image_repo.transform.frames import FrameError, Head, Message, send_with_file
+from image_repo.transform.frames import FrameError, Head, Message, send_with_files
 from image_repo.transform.headers import Header, Limits
+from image_repo.transform.reduced import Reduced
 
-__all__ = ["Limits", "Pool", "WorkerOptions"]
+__all__ = ["Limits", "Pool", "Rendered", "WorkerOptions"]
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 30.0  # between attempts to start a worker
-_ERRORS: dict[str, type[ImageRepoError]] = {
-    error.__name__: error for error in (BadImageError, TooLargeError, BadRequestError)
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,16 +166,8 @@ class Pool:
             CrashError: The worker died at it.
             DeriveError: The worker failed otherwise.
         """
-        found = await self._do({"op": "probe", "size": size}, file)
-        try:
-            kind, *numbers = (found.head[name] for name in _HEADER)
-            row = by_extension(str(kind))
-            width, height, frames, orientation, scans = map(int, map(str, numbers))
-        except (KeyError, ValueError) as e:
-            raise DeriveError("a worker sent no header") from e
-        if row is None:
-            raise DeriveError("a worker sent no header")
-        return Header(row, Size(width, height), frames, orientation, scans)
+        found, _ = await self._do({"op": "probe", "size": size}, (file,))
+        return header_of(found.head)
 
     async def derive(
         self,
@@ -197,15 +176,22 @@ class Pool:
         text: str,
         *,
         check: Callable[[], None] | None = None,
-    ) -> bytes:
-        """Return the bytes of a derived image.
+        reduced: Reduced | None = None,
+        keep: BinaryIO | None = None,
+    ) -> Rendered:
+        """Return a derived image.
 
         Args:
-            file: A real file; its first *size* bytes are the original. It may be
-                closed as soon as this ends, even by cancellation.
-            size: Bytes of the original.
+            file: A real file; its first *size* bytes are the original, or the picture
+                that *reduced* tells of. It may be closed as soon as this ends, even by
+                cancellation.
+            size: Bytes of that.
             text: The job: modifiers and kind of a canonical name.
             check: Called when a worker is free; what it raises ends the job unbegun.
+            reduced: What the file is, if it is not the original. Whatever is wrong
+                with it is a DeriveError: the original may do.
+            keep: An empty file, unbuffered, for the picture that is decoded. It may be
+                written to as long as the job runs, even after a cancellation.
 
         Raises:
             BadImageError: The original is no complete image.
@@ -215,12 +201,17 @@ class Pool:
             CrashError: The worker died at it.
             DeriveError: The worker failed otherwise.
         """
-        job: Head = {"op": "derive", "size": size, "text": text}
-        found = await self._do(job, file, check)
-        if not found.body:
-            raise DeriveError("a worker sent no image")
+        job: Head = {
+            "op": "derive",
+            "size": size,
+            "text": text,
+            "reduced": None if reduced is None else reduced.as_text(),
+        }
+        files = (file,) if keep is None else (file, keep)
+        found, queued = await self._do(job, files, check)
+        made = rendered_of(found.head, found.body, queued)
         self.derivations += 1
-        return found.body
+        return made
 
     async def metadata(
         self,
@@ -232,7 +223,8 @@ class Pool:
     ) -> bytes:
         """Return as JSON what is told of an original, *groups* too; as `derive`."""
         job: Head = {"op": "metadata", "size": size, "groups": [*groups]}
-        return (await self._do(job, file, check)).body
+        found, _ = await self._do(job, (file,), check)
+        return found.body
 
     @property
     def waiting(self) -> int:
@@ -244,16 +236,27 @@ class Pool:
         """How many workers wait for a job."""
         return len(self._idle)
 
+    @property
+    def expected(self) -> float:
+        """Seconds that a new job would take with its wait, by the last ones."""
+        return self._seconds * (self.waiting + self.count) / self.count
+
     def statistics(self) -> dict[str, int]:
         """Return the counters, by their names."""
         names = ("count", "idle", "waiting", "derivations", "crashes", "timeouts")
         return {name: getattr(self, name) for name in names}
 
     async def _do(
-        self, job: Head, file: BinaryIO, check: Callable[[], None] | None = None
-    ) -> Message:
+        self,
+        job: Head,
+        files: Sequence[BinaryIO],
+        check: Callable[[], None] | None = None,
+    ) -> tuple[Message, float]:
+        """Return the answer to a job, and the seconds for which it was queued."""
         head: Head = {**job, "deadline": self.options.deadline}
-        worker = await self._send(head, file, check)
+        begun = time.perf_counter()
+        worker = await self._send(head, files, check)
+        queued = time.perf_counter() - begun
         # The job goes on when its caller leaves: the answer must be read before the
         # worker can have another.
         work = self._background(self._finish(worker))
@@ -265,10 +268,13 @@ class Pool:
             raise
         if isinstance(found, Exception):
             raise found
-        return found
+        return found, queued
 
     async def _send(
-        self, head: Head, file: BinaryIO, check: Callable[[], None] | None
+        self,
+        head: Head,
+        files: Sequence[BinaryIO],
+        check: Callable[[], None] | None,
     ) -> Worker:
         """Give a job to a worker; one that has died idle costs the job nothing."""
         for _ in range(self.count + 1):
@@ -276,9 +282,9 @@ class Pool:
             try:
                 if check is not None:
                     check()
-                # Sent before anything can be cancelled, so that the caller's file is
+                # Sent before anything can be cancelled, so that the caller's files are
                 # needed no more.
-                send_with_file(worker.sock, head, file.fileno())
+                send_with_files(worker.sock, head, [file.fileno() for file in files])
             except FrameError:
                 self.crashes += 1
                 log.warning("worker %d died while idle", worker.process.pid)
@@ -312,10 +318,7 @@ class Pool:
             return CrashError("the worker crashed")
         self._seconds += (time.monotonic() - begun - self._seconds) / 8
         self._release(worker)
-        if "error" in found.head:
-            error = _ERRORS.get(str(found.head["error"]), DeriveError)
-            return error(str(found.head.get("message", "the worker failed")))
-        return found
+        return error_of(found.head) or found
 
     # -- workers -----------------------------------------------------------------------
 
@@ -354,8 +357,7 @@ class Pool:
         self._idle.append(worker)
 
     def _retry_after(self) -> int:
-        seconds = self._seconds * (self.waiting + self.count) / self.count
-        return min(60, max(1, math.ceil(seconds)))
+        return min(60, max(1, math.ceil(self.expected)))
 
     def _replace(self, worker: Worker) -> None:
         worker.process.kill()
@@ -394,6 +396,3 @@ class Pool:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
-
-
-_HEADER = ("kind", "width", "height", "frames", "orientation", "scans")

@@ -6,51 +6,39 @@ Runs in a worker only: it loads ImageMagick.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
+from time import perf_counter
 
-from wand.api import libmagick, library
-from wand.exceptions import CacheError, ResourceLimitError, WandException
+from wand.api import library
 from wand.image import COLORSPACE_TYPES, ORIENTATION_TYPES, Image
 
 from image_repo import modifiers as modifiers_
-from image_repo.errors import BadImageError, DeriveError, TooLargeError
+from image_repo.errors import DeriveError, TooLargeError
 from image_repo.formats import Format
-from image_repo.geometry import Size, jpeg_scale
+from image_repo.geometry import Size
 from image_repo.modifiers import Modifier, RenderOptions
-from image_repo.transform import colours, credit, metadata
-from image_repo.transform.headers import Header, Limits, check, pixels_only, read_header
+from image_repo.transform import colours, credit, lossless, metadata
+from image_repo.transform.decoding import decode, space
+from image_repo.transform.headers import Header, Limits, check, read_header
+from image_repo.transform.reduced import Reduced, scale_for, stored
 
-library.MagickSetFilename.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
 library.MagickProfileImage.argtypes = (
     ctypes.c_void_p,
     ctypes.c_char_p,
     ctypes.c_char_p,
     ctypes.c_size_t,
 )
-library.MagickGetImageColorspace.argtypes = (ctypes.c_void_p,)
-library.MagickResetImagePage.argtypes = (ctypes.c_void_p, ctypes.c_char_p)
 
 _PLAIN_SPACES = frozenset({"srgb", "gray"})
 _SCALE_FROM, _SCALE_TO = 3, 2
 """A picture this many times the target is first brought near to it the cheap way."""
 
-_HEIF_ROUNDING = 1  # pixels by which libheif may crop otherwise than written
+_PROFILES = 8  # that are remembered: cameras and programs have few
 
 _PNG_QUALITY = 75  # deflate level 7 and a filter chosen for each row
 _GIF_COLOURS = 256
-
-# Words in ImageMagick's warnings that tell of pixels that are not in the data.
-_INCOMPLETE = (
-    "premature",
-    "not enough",
-    "too short",
-    "truncat",
-    "unexpected end",
-    "read error",
-    "insufficient",
-)
 
 _ENCODER_OPTIONS = {
     "jpeg:optimize-coding": "false",  # saves 1 ms of 50, costs 2 % of the bytes
@@ -60,11 +48,57 @@ _ENCODER_OPTIONS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A derived image to be made: what `image_repo.names.read_job` returns."""
+class Wanted:
+    """The derived image to be made: what `image_repo.names.read_job` returns."""
 
     modifiers: Sequence[Modifier]
     format: Format
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What a derived image is made from.
+
+    Attributes:
+        data: The original, or the file of a reduced picture of it.
+        reduced: What that picture is; None: the data are the original.
+    """
+
+    data: bytes
+    reduced: Reduced | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A derived image.
+
+    Attributes:
+        body: Its bytes.
+        reduced: The decoded picture that was written; None: nothing was.
+        seconds: What each step took, in order.
+    """
+
+    body: bytes
+    reduced: Reduced | None
+    seconds: dict[str, float]
+
+
+class Laps:
+    """Tells how long each step takes, from the end of the one before.
+
+    Attributes:
+        seconds: Of each step, in order.
+    """
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = perf_counter()
+
+    def end(self, step: str) -> None:
+        """Say that *step* has come to its end."""
+        now = perf_counter()
+        self.seconds[step] = now - self._since
+        self._since = now
 
 
 def probe(data: bytes, limits: Limits) -> Header:
@@ -74,141 +108,70 @@ def probe(data: bytes, limits: Limits) -> Header:
     return header
 
 
-def derive(data: bytes, job: Job, limits: Limits, render: RenderOptions) -> bytes:
-    """Return the bytes of a derived image.
+def derive(
+    source: Source,
+    wanted: Wanted,
+    limits: Limits,
+    render: RenderOptions,
+    keep: int | None = None,
+) -> Made:
+    """Return a derived image.
+
+    Args:
+        source: What it is made from.
+        wanted: What is to be made.
+        limits: How large the original may be.
+        render: What steers pixels besides.
+        keep: An open file for the decoded picture, should it be worth keeping.
 
     Raises:
-        BadImageError: *data* are not a complete image.
-        TooLargeError: The image is beyond *limits*, or the result beyond its format.
+        BadImageError: The original is not a complete image.
+        TooLargeError: It is beyond *limits*, or the result beyond its format.
+        DeriveError: The reduced picture is damaged, or not what the result needs.
     """
-    header = probe(data, limits)
-    target = modifiers_.result(job.modifiers, header.upright, render)
-    if max(target) > job.format.max_side:
+    laps = Laps()
+    header = source.reduced.header if source.reduced else read_header(source.data)
+    check(header, limits)
+    target = modifiers_.result(wanted.modifiers, header.upright, render)
+    if max(target) > wanted.format.max_side:
         raise TooLargeError(
-            f"{job.format.kind} holds at most {job.format.max_side} pixels a side"
+            f"{wanted.format.kind} holds at most {wanted.format.max_side} pixels a side"
         )
+    scale = scale_for(header, wanted.modifiers, render)
     with Image() as image:
-        _decode(image, pixels_only(data, header), header, target)
-        if header.profile:
-            image.profiles["icc"] = header.profile
-        _canvas(image)
+        kept = _open(image, source, header, scale, render)
+        laps.end("decode")
+        reduced = None
+        if keep is not None and source.reduced is None:
+            reduced = lossless.write(image, header, scale, kept, keep)
+            laps.end("keep")
         _approach(image, header, target)
         # The original's own quality came with it; a modifier may choose another.
-        image.compression_quality = render.quality(job.format) or _PNG_QUALITY
-        _modify(image, header, job.modifiers, render)
-        _flatten(image, job.format, render)
-        _strip(image)
-        kept = metadata.credit(data, header) if render.keep_credit else {}
-        credit.attach(image, job.format, kept)
-        return credit.insert(_encode(image, job.format), job.format, kept)
+        image.compression_quality = render.quality(wanted.format) or _PNG_QUALITY
+        _modify(image, header, wanted.modifiers, render)
+        laps.end("modify")
+        _flatten(image, wanted.format, render)
+        body = _encode(image, wanted.format, kept)
+        laps.end("encode")
+    return Made(body, reduced, laps.seconds)
 
 
-def _stored(header: Header, target: Size) -> Size:
-    """Return *target* as it lies before the turn by the orientation."""
-    return target.turned() if header.upright != header.size else target
-
-
-def _decode(image: Image, data: bytes, header: Header, target: Size) -> None:
-    """Read the first frame with the one coder that the header calls for."""
-    full, scale = header.size, 1
-    if header.format.kind == "jpg":
-        scale = jpeg_scale(full, _stored(header, target))
-        # ImageMagick asks libjpeg for 1/n with n = size / hint, rounded down.
-        hint = (side / (scale + 0.25) for side in full)
-        image.options["jpeg:size"] = "x".join(f"{side:.3f}" for side in hint)
-    try:
-        # This way alone both the coder and the frame are forced.
-        coder = header.format.coder.lower().encode()
-        library.MagickSetFilename(image.wand, coder + b":x[0]")
-        if not library.MagickReadImageBlob(image.wand, data, len(data)):
-            image.raise_exception()
-            raise BadImageError("the image can't be decoded")
-        _refuse_incomplete(image)
-    except (CacheError, ResourceLimitError) as e:
-        raise TooLargeError("the image needs more memory than is allowed") from e
-    except WandException as e:
-        raise BadImageError("the image can't be decoded") from e
-    _check_decoded(image, header, scale)
-
-
-def _refuse_incomplete(image: Image) -> None:
-    said = _warnings(image).lower()
-    library.MagickClearException(image.wand)
-    if any(word.encode() in said for word in _INCOMPLETE):
-        raise BadImageError("the image is incomplete: pixels are missing")
-
-
-class _ExceptionInfo(ctypes.Structure):
-    """The beginning of ImageMagick's ExceptionInfo."""
-
-    _fields_ = (
-        ("severity", ctypes.c_int),
-        ("error_number", ctypes.c_int),
-        ("reason", ctypes.c_char_p),
-        ("description", ctypes.c_char_p),
-    )
-
-
-def _warnings(image: Image) -> bytes:
-    """Return what a decoder complained of; ImageMagick 6 keeps it with the image."""
-    if not hasattr(libmagick, "GetImageException"):  # 7: with the wand
-        return _wand_warning(image)
-    libmagick.AcquireExceptionInfo.restype = ctypes.POINTER(_ExceptionInfo)
-    libmagick.DestroyExceptionInfo.argtypes = (ctypes.c_void_p,)
-    libmagick.GetImageException.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
-    library.GetImageFromMagickWand.argtypes = (ctypes.c_void_p,)
-    library.GetImageFromMagickWand.restype = ctypes.c_void_p
-    info = libmagick.AcquireExceptionInfo()
-    libmagick.GetImageException(library.GetImageFromMagickWand(image.wand), info)
-    said = (info.contents.reason or b"") + b" " + (info.contents.description or b"")
-    libmagick.DestroyExceptionInfo(info)
-    return said + b" " + _wand_warning(image)
-
-
-def _wand_warning(image: Image) -> bytes:
-    severity = ctypes.c_int()
-    text = library.MagickGetException(image.wand, ctypes.byref(severity))
-    try:
-        return ctypes.string_at(text) if text else b""
-    finally:
-        library.MagickRelinquishMemory(text)
-
-
-def _check_decoded(image: Image, header: Header, scale: int) -> None:
-    """Raise BadImageError unless what was decoded has the size announced.
-
-    ImageMagick can return an image without pixels and no error.
-    """
-    if len(image.sequence) != 1:
-        raise BadImageError("the image can't be decoded")
-    width, height = image.size
-    if header.format.kind in {"gif", "webp"}:  # a frame: smaller than its canvas
-        good = 0 < width <= header.size.width and 0 < height <= header.size.height
-    else:
-        slack = _HEIF_ROUNDING if header.format.kind in {"avif", "heic"} else 0
-        wanted = (-(-header.size.width // scale), -(-header.size.height // scale))
-        good = (
-            min(width, height) > 0
-            and abs(width - wanted[0]) <= slack
-            and abs(height - wanted[1]) <= slack
-        )
-    if not good:
-        raise BadImageError("the image has another size than its header says")
-
-
-def _canvas(image: Image) -> None:
-    """Lay the first frame of an animation on its canvas."""
-    page = image.page
-    if page[:2] != (0, 0) and (page[:2] != image.size or page[2:] != (0, 0)):
-        image.alpha_channel = True
-        image.coalesce()
-    library.MagickResetImagePage(image.wand, None)
+def _open(
+    image: Image, source: Source, header: Header, scale: int, render: RenderOptions
+) -> Mapping[str, str]:
+    """Give *image* the picture at *scale*; return the credit that goes with it."""
+    if source.reduced is None:
+        decode(image, source.data, header, scale)
+        return metadata.credit(source.data, header) if render.keep_credit else {}
+    if source.reduced.scale != scale:
+        raise DeriveError("the reduced picture is not of the scale that is needed")
+    return lossless.read(image, source.reduced, source.data)
 
 
 def _approach(image: Image, header: Header, target: Size) -> None:
     """Bring a picture much larger than *target* near to it by plain averaging."""
-    stored = _stored(header, target)
-    factor = min(image.width / stored.width, image.height / stored.height)
+    lying = stored(header, target)
+    factor = min(image.width / lying.width, image.height / lying.height)
     if header.format.kind != "jpg" and factor > _SCALE_FROM:
         factor /= _SCALE_TO
         image.scale(round(image.width / factor), round(image.height / factor))
@@ -290,19 +253,34 @@ def _turn(image: Image, header: Header) -> None:
 
 
 def _to_srgb(image: Image) -> None:
-    profile = next(
-        (image.profiles[n] for n in ("icc", "icm") if n in image.profiles), b""
-    )
-    if profile and not colours.is_srgb(profile) and len(profile) <= colours.MAX_PROFILE:
-        if library.MagickProfileImage(
-            image.wand, b"icc", colours.SRGB, len(colours.SRGB)
-        ):
-            return
-        # A damaged profile, or one of another kind of picture, says nothing.
-        library.MagickClearException(image.wand)
-    space = COLORSPACE_TYPES[library.MagickGetImageColorspace(image.wand)]
-    if space not in _PLAIN_SPACES:
+    profile, from_space = colours.heeded(image.profiles), space(image)
+    if profile and _converts(profile, from_space):
+        _convert(image)
+    elif from_space not in _PLAIN_SPACES:
         image.transform_colorspace("srgb")
+
+
+def _convert(image: Image) -> bool:
+    """Convert to sRGB by the image's own profile; return whether it could be done."""
+    done = library.MagickProfileImage(
+        image.wand, b"icc", colours.SRGB, len(colours.SRGB)
+    )
+    return bool(done)
+
+
+@lru_cache(_PROFILES)
+def _converts(profile: bytes, from_space: str) -> bool:
+    """Return whether *profile* can be used; a damaged one says nothing.
+
+    Tried on a picture of one pixel: ImageMagick 6 does not forget an error of an
+    image, and some encoders then refuse it.
+    """
+    with Image(width=1, height=1) as image:
+        library.MagickSetImageColorspace(image.wand, COLORSPACE_TYPES.index(from_space))
+        image.profiles["icc"] = profile
+        done = _convert(image)
+        library.MagickClearException(image.wand)
+        return done
 
 
 def _flatten(image: Image, row: Format, render: RenderOptions) -> None:
@@ -331,7 +309,10 @@ def _strip(image: Image) -> None:
         image.options[name] = value
 
 
-def _encode(image: Image, row: Format) -> bytes:
+def _encode(image: Image, row: Format, kept: Mapping[str, str]) -> bytes:
+    """Return *image* in that format, with nothing attached but the credit *kept*."""
+    _strip(image)
+    credit.attach(image, row, kept)
     if row.kind == "gif":
         image.quantize(_GIF_COLOURS, "srgb", 0, False, False)
     elif row.kind == "tif":
@@ -340,4 +321,4 @@ def _encode(image: Image, row: Format) -> bytes:
     body: bytes | None = image.make_blob()
     if not body:
         raise DeriveError(f"the image can't be encoded as {row.kind}")
-    return body
+    return credit.insert(body, row, kept)

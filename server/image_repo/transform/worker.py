@@ -13,7 +13,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -37,6 +37,7 @@ from image_repo.transform.frames import (
     receive,
 )
 from image_repo.transform.headers import Limits
+from image_repo.transform.reduced import Reduced
 
 GRACE = 5
 """Seconds after its deadline when a worker ends itself, should the server be gone."""
@@ -59,6 +60,21 @@ class Settings:
     confined: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a message asks for.
+
+    Attributes:
+        head: Of the message.
+        data: The bytes that are to be worked on.
+        keep: An open file for what is worth keeping; None: nothing is.
+    """
+
+    head: Mapping[str, object]
+    data: bytes
+    keep: int | None
+
+
 def main(descriptor: int) -> None:
     """Serve the socket *descriptor* until the other side closes it."""
     with socket.socket(fileno=descriptor) as sock:
@@ -71,15 +87,15 @@ def main(descriptor: int) -> None:
             policy.confine()
         while True:
             try:
-                message, file = receive(sock)
+                message, files = receive(sock)
             except FrameError:
                 return
             with _alarm(float(_number(message.head, "deadline")) + GRACE):
-                sock.sendall(_answer(message, file, settings))
+                sock.sendall(_answer(message.head, files, settings))
             _give_back(memory)
 
 
-def _number(head: dict[str, object], name: str) -> float:
+def _number(head: Mapping[str, object], name: str) -> float:
     value = head[name]
     if not isinstance(value, int | float):
         raise TypeError(name)
@@ -128,12 +144,14 @@ def _alarm(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _answer(message: Message, file: int | None, settings: Settings) -> bytes:
+def _answer(
+    head: Mapping[str, object], files: Sequence[int], settings: Settings
+) -> bytes:
     """Return the answer to a job; every error becomes one."""
     try:
-        data = _read(file, int(_number(message.head, "size")))
-        work = _WORK[str(message.head["op"])]
-        return work(data, message, settings)
+        data = _read(files, int(_number(head, "size")))
+        job = Job(head, data, files[1] if len(files) > 1 else None)
+        return _WORK[str(head["op"])](job, settings)
     except MemoryError:
         return _error(TooLargeError("the image needs more memory than is allowed"))
     except ImageRepoError as e:
@@ -141,22 +159,22 @@ def _answer(message: Message, file: int | None, settings: Settings) -> bytes:
     except Exception as e:  # noqa: BLE001 - the boundary: one job, not the worker
         traceback.print_exception(e)
         return _error(DeriveError("the worker failed"))
+    finally:
+        for file in files:
+            os.close(file)
 
 
-def _read(file: int | None, size: int) -> bytes:
-    """Return the first *size* bytes of *file*, and close it."""
-    if file is None:
+def _read(files: Sequence[int], size: int) -> bytes:
+    """Return the first *size* bytes of the first of *files*."""
+    if not files:
         raise DeriveError("the job came without a file")
     parts, at = [], 0
-    try:
-        while at < size:
-            part = os.pread(file, size - at, at)
-            if not part:
-                raise DeriveError("the stored image is shorter than its size says")
-            parts.append(part)
-            at += len(part)
-    finally:
-        os.close(file)
+    while at < size:
+        part = os.pread(files[0], size - at, at)
+        if not part:
+            raise DeriveError("the stored image is shorter than its size says")
+        parts.append(part)
+        at += len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
@@ -166,10 +184,10 @@ def _error(error: ImageRepoError) -> bytes:
     return encode({"error": kind, "message": str(error)})
 
 
-def _probe(data: bytes, message: Message, settings: Settings) -> bytes:  # noqa: ARG001
+def _probe(job: Job, settings: Settings) -> bytes:
     from image_repo.transform import render  # noqa: PLC0415
 
-    header = render.probe(data, settings.limits)
+    header = render.probe(job.data, settings.limits)
     return encode(
         {
             "kind": header.format.kind,
@@ -182,27 +200,43 @@ def _probe(data: bytes, message: Message, settings: Settings) -> bytes:  # noqa:
     )
 
 
-def _derive(data: bytes, message: Message, settings: Settings) -> bytes:
+def _derive(job: Job, settings: Settings) -> bytes:
     from image_repo.transform import render  # noqa: PLC0415
 
-    job = render.Job(*read_job(str(message.head["text"])))
-    body = render.derive(data, job, settings.limits, settings.render)
-    if len(body) > MAX_BODY:
+    made = render.derive(
+        render.Source(job.data, _reduced(job.head.get("reduced"))),
+        render.Wanted(*read_job(str(job.head["text"]))),
+        settings.limits,
+        settings.render,
+        job.keep,
+    )
+    if len(made.body) > MAX_BODY:
         raise TooLargeError(f"the derived image has more than {MAX_BODY} bytes")
-    return encode({}, body)
+    kept = None if made.reduced is None else made.reduced.as_text()
+    return encode({"seconds": made.seconds, "reduced": kept}, made.body)
 
 
-def _metadata(data: bytes, message: Message, settings: Settings) -> bytes:
+def _reduced(said: object) -> Reduced | None:
+    """Return what the job's data are; None: an original."""
+    if said is None:
+        return None
+    found = Reduced.read(said) if isinstance(said, dict) else None
+    if found is None:
+        raise DeriveError("the reduced picture is of a kind that is not known here")
+    return found
+
+
+def _metadata(job: Job, settings: Settings) -> bytes:
     from image_repo.transform import metadata, render  # noqa: PLC0415
 
-    groups = message.head["groups"]
+    groups = job.head["groups"]
     if not isinstance(groups, list):
         raise TypeError("groups")
-    header = render.probe(data, settings.limits)
-    return encode({}, metadata.as_json(metadata.read(data, header, groups)))
+    header = render.probe(job.data, settings.limits)
+    return encode({}, metadata.as_json(metadata.read(job.data, header, groups)))
 
 
-_WORK: dict[str, Callable[[bytes, Message, Settings], bytes]] = {
+_WORK: dict[str, Callable[[Job, Settings], bytes]] = {
     "probe": _probe,
     "derive": _derive,
     "metadata": _metadata,
