@@ -14,7 +14,7 @@ from image_repo.errors import BadRequestError
 from image_repo.formats import FORMATS, by_kind
 from image_repo.geometry import Box
 from image_repo.modifiers import PIPELINE, Fit, ImageOptions, Thumbnail
-from image_repo.names import DerivedName, Recipe, Revision, Tag, image_name
+from image_repo.names import DerivedName, ImageName, Recipe, Revision, Tag, image_name
 
 TAG = Tag("0123456789abcdef")
 
@@ -304,6 +304,16 @@ def test_entity_tags_differ_where_tag_or_name_do(
     same = one == other and tag == "1" * 16
 
     assert (names.etag(Tag("1" * 16), one) == names.etag(Tag(tag), other)) == same
+
+
+@given(image_names, image_names)
+def test_a_cache_tag_is_of_one_image_and_has_nothing_that_separates_tags(
+    one: ImageName, other: ImageName
+) -> None:
+    found = names.cache_tag(one)
+
+    assert (found == names.cache_tag(other)) == (one == other)
+    assert re.fullmatch("image-[0-9a-f]{16}", found)
 
 
 @given(st.lists(st.text()), st.lists(st.text()))

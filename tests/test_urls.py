@@ -17,6 +17,7 @@ from image_repo.patterns import checked
 from image_repo.urls import (
     DerivedRequest,
     Directives,
+    ExplainRequest,
     FolderRequest,
     ImageRequest,
     ListRequest,
@@ -263,6 +264,16 @@ def test_directives_are_read_beside_modifiers(
     assert derived(f"/images/x?{query}").directives == directives
 
 
+@pytest.mark.parametrize(
+    "query",
+    ["", "w=4", "xsize=4&kind=JPEG", "thumbnail=True", "thumb=es&h=9&kind=png&q=7"],
+)
+def test_what_is_explained_is_what_the_same_words_ask_for(query: str) -> None:
+    name = derived(f"/images/x?{query}").name
+
+    assert read(f"/images/x/_/explain.json?{query}") == ExplainRequest(name)
+
+
 # Targets
 
 
@@ -372,6 +383,10 @@ def test_a_target_with_a_host_is_read() -> None:
         ("/images/x/_/full.jpg?kind=png", "parameter 'kind' can't follow a path"),
         ("/images/x/_/full.jpg?regex=x", "'regex': it must be one of url, meta"),
         ("/images/x/_/info.json?w=4", "unknown parameter 'w': none is taken here"),
+        ("/images/x/_/explain.json?w=0", "'w' is '0': it must be a whole number of"),
+        ("/images/x/_/explain.json?w=4&xsize=4", "'w' is given twice"),
+        ("/images/x/_/explain.json?url=1", "unknown parameter 'url'"),
+        ("/images/x/_/explain.json?regex=x", "unknown parameter 'regex'"),
         ("/images/x/_/w_4", "has no kind"),
         ("/images/x/_/w_70000.jpg", "'w' is '70000'"),
         ("/images/x/_/explain", "has no kind"),
@@ -427,6 +442,8 @@ def test_a_post_into_a_path_takes_no_parameters() -> None:
         ("/images/x/_/full.jpg", ("GET", "HEAD")),
         (f"/images/x/_/v_{TAG}/full.jpg", ("GET", "HEAD")),
         ("/images/x/_/info.json", ("GET", "HEAD")),
+        ("/images/x/_/explain.json", ("GET", "HEAD")),
+        ("/images/x/_/explain.json?w=4", ("GET", "HEAD")),
         ("/images/x/_/purge", ("POST",)),
     ],
 )

@@ -23,6 +23,7 @@ LIVE: Final = frozenset(
         "thumbnail_sharpen",
         "http.max_age",
         "http.s_maxage",
+        "http.stale_while_revalidate",
         "swift_cache_configuration.url_lifetime",
         "swift_cache_configuration.url_lifetime_slack",
     }

@@ -278,3 +278,11 @@ def read_stored_key(key: str) -> tuple[DerivedName, Tag]:
 def etag(tag: Tag, name: MadeName) -> str:
     """Return the strong entity tag of what is made from an image, with its quotes."""
     return f'"{_digest((tag, str(name)))}"'
+
+
+def cache_tag(image: ImageName) -> str:
+    """Return what caches before this server call all answers about an image.
+
+    Such headers separate tags by spaces or commas, which names may have.
+    """
+    return f"image-{_digest((image,))}"

@@ -6,6 +6,7 @@
 /images/{name}/_/{modifiers}.{kind}      derived image, canonical
 /images/{name}/_/v_{tag}/{modifiers}.{kind}     the same, of one tag only
 /images/{name}/_/{view}                  what is said about an image
+/images/{name}/_/explain.json            the same about a derived image, with its words
 /images/{path}/                          everything below a path; POST: a form's file
 ```
 
@@ -69,13 +70,11 @@ MARKER = Word(
 )
 LISTING = (PREFIX, REGEX, LIMIT, MARKER)
 
-VIEWS: dict[str, tuple[str, ...]] = {
-    "info.json": ("GET", "HEAD"),
-    "purge": ("POST",),
-}
+READING = ("GET", "HEAD")
+EXPLAIN = "explain.json"
+VIEWS = {"info.json": READING, EXPLAIN: READING, "purge": ("POST",)}
 """Each view with its methods."""
 
-READING = ("GET", "HEAD")
 _WRITING = ("POST", "PUT", "DELETE")
 
 _ORIGIN = re.compile("[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
@@ -191,7 +190,15 @@ class ViewRequest:
     view: str
 
 
-Request = ListRequest | DerivedRequest | ImageRequest | FolderRequest | ViewRequest
+@dataclass(frozen=True, slots=True)
+class ExplainRequest:
+    """Where a derived image would come from."""
+
+    name: DerivedName
+
+
+_BelowImage = DerivedRequest | ViewRequest | ExplainRequest
+Request = ListRequest | ImageRequest | FolderRequest | _BelowImage
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,12 +313,16 @@ def _image(target: _Target) -> Request:
     )
 
 
-def _below_image(target: _Target) -> DerivedRequest | ViewRequest:
+def _below_image(target: _Target) -> _BelowImage:
     at = target.segments.index(MARK)
     image = image_name("/".join(target.segments[:at]))
     match target.segments[at + 1 :]:
         case (view,) if view in VIEWS:
             target.need(*VIEWS[view])
+            if view == EXPLAIN:
+                given = target.words(modifiers.words_known())
+                name = DerivedName(image, *modifiers.read(given, target.defaults))
+                return ExplainRequest(name)
             target.words(())
             return ViewRequest(image, view)
         case (text,) if text:

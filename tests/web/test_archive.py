@@ -23,10 +23,10 @@ from servers import Client, Start
 from strategies import image_names
 from yarl import URL
 
-from image_repo.cache import Derived
 from image_repo.config import Config
 from image_repo.errors import BadImageError
 from image_repo.formats import by_kind
+from image_repo.levels import Derived
 from image_repo.names import DerivedName, ImageName
 from image_repo.stores.disk import DirectoryStore
 from image_repo.transform.pool import Pool

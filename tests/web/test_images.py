@@ -19,6 +19,7 @@ from image_repo.config import Config
 from image_repo.formats import FORMATS
 from image_repo.stores.disk import DirectoryStore
 from image_repo.transform.pool import Pool
+from image_repo.web.answers import LEVEL_HEADER
 from image_repo.web.handlers import ROOM
 
 Colour = tuple[int, ...]
@@ -148,16 +149,80 @@ async def test_a_known_etag_is_answered_without_rendering(
 async def test_answers_say_how_long_they_may_be_cached(
     start: Start, config: Config
 ) -> None:
-    client = await start(
-        replace(config, http=replace(config.http, max_age=7, s_maxage=11))
-    )
+    http = replace(config.http, max_age=7, s_maxage=11, stale_while_revalidate=3)
+    client = await start(replace(config, http=http))
     await put(client)
 
     answer = await client.get("/images/plots/site-7/_/full.jpg")
 
-    assert answer.headers["Cache-Control"] == "public, max-age=7, s-maxage=11"
+    assert answer.headers["Cache-Control"] == (
+        "public, max-age=7, s-maxage=11, stale-while-revalidate=3"
+    )
     assert not answer.headers["ETag"].startswith("W/")
-    assert "derive;dur=" in answer.headers["Server-Timing"]
+
+
+async def test_answers_say_where_they_came_from_and_what_each_step_took(
+    client: Client,
+) -> None:
+    await put(client)
+
+    answers = [await client.get("/images/plots/site-7/_/w_90.jpg") for _ in range(2)]
+
+    assert [answer.headers[LEVEL_HEADER] for answer in answers] == ["derived", "memory"]
+    made, kept = [answer.headers["Server-Timing"] for answer in answers]
+    assert made.startswith('cache;desc="derived", revision;dur=')
+    assert "fetch;dur=" in made
+    assert kept.startswith('cache;desc="memory", revision;dur=')
+    assert "fetch" not in kept
+
+
+@pytest.mark.parametrize(
+    ("said", "headers"),
+    [(None, {"Cache-Tag", "Surrogate-Key"}), ("X-Key", {"X-Key"}), ("", set())],
+)
+async def test_every_answer_about_an_image_has_its_tag_for_caches_further_out(
+    start: Start, config: Config, said: str | None, headers: set[str]
+) -> None:
+    if said is not None:
+        config = replace(config, http=replace(config.http, cache_tag_headers=said))
+    client = await start(config)
+    await put(client)
+    tag = names.cache_tag(names.image_name("plots/site-7"))
+
+    for url in ("_/w_90.jpg", "_/w_90.png"):
+        answer = await client.get(f"/images/plots/site-7/{url}")
+        etag = {"If-None-Match": answer.headers["ETag"]}
+        same = await client.get(f"/images/plots/site-7/{url}", headers=etag)
+        for one in (answer, same):
+            assert {name for name, value in one.headers.items() if value == tag} == (
+                headers
+            )
+
+
+async def test_an_answer_says_that_the_store_is_away_and_is_kept_for_seconds_only(
+    start: Start, config: Config
+) -> None:
+    service = replace(config.service, revision_lifetime=0)
+    client = await start(replace(config, service=service))
+    await put(client)
+    tag = await client.app[ROOM].service.tag(names.image_name("plots/site-7"))
+    urls = [f"/images/plots/site-7/_/{v}w_90.jpg" for v in ("", f"v_{tag}/")]
+    there = [await client.get(url) for url in urls]
+
+    originals = Path(config.data) / "originals"
+    originals.rename(originals.with_name("gone"))
+    originals.symlink_to(originals)  # whatever is opened below it is an error
+    away = [await client.get(url) for url in urls]
+    etag = {"If-None-Match": there[0].headers["ETag"]}
+    same = [await client.get(url, headers=etag) for url in urls]
+    told = await (await client.get("/images/plots/site-7/_/explain.json?w=90")).json()
+
+    control = "public, max-age=10, s-maxage=10"
+    assert [answer.status for answer in (*away, *same)] == [200, 200, 304, 304]
+    assert {one.headers["Cache-Control"] for one in (*away, *same)} == {control}
+    assert {one.headers[LEVEL_HEADER] for one in away} == {"memory; store=away"}
+    assert all("store" not in answer.headers[LEVEL_HEADER] for answer in there)
+    assert (told["assumed"], told["original"]) == (True, None)
 
 
 async def test_a_versioned_url_is_immutable_while_its_tag_is_current(

@@ -241,7 +241,7 @@ async def test_metadata_are_read_once_for_all_who_ask_and_kept(
     answers = await asyncio.gather(
         *(client.get("/images/photo?meta=true") for _ in range(20))
     )
-    await asyncio.sleep(0.1)  # until the store has it
+    await asyncio.sleep(0.1)  # until the disk has it
     restarted = await start(config)
     late = await restarted.get("/images/photo?meta=true")
 
@@ -249,7 +249,7 @@ async def test_metadata_are_read_once_for_all_who_ask_and_kept(
     assert client.app is not None
     assert restarted.app is not None
     assert client.app[ROOM].service.found["none"] <= 20
-    assert restarted.app[ROOM].service.found == {"store": 1}
+    assert restarted.app[ROOM].service.found == {"disk": 1}
 
 
 async def test_a_delete_forgets_metadata(client: Client, photo: bytes) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -18,10 +19,19 @@ from image_repo.options import option
 if TYPE_CHECKING:
     from image_repo.derivations import Answer
     from image_repo.modifiers import ImageOptions
-    from image_repo.names import ImageName, Tag
+    from image_repo.names import MadeName, Tag
     from image_repo.service import Original
 
 YEAR = 365 * 24 * 3600
+
+AWAY_SECONDS = 10
+"""How long an answer that rests on a last known revision may be kept: what changes
+while the store is away is seen so soon after it is back."""
+
+LEVEL_HEADER = "X-Image-Repo"
+"""Says where a derived image came from."""
+
+_NO_TOKEN = re.compile("[^A-Za-z0-9_-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +55,19 @@ class HttpOptions:
         "Seconds for which nginx and other shared caches do.",
         low=1,
         high=YEAR,
+    )
+    stale_while_revalidate: int = option(
+        30,
+        "Seconds after max_age and s_maxage for which browsers and caches may still use"
+        " it while they ask anew, so that nobody waits; 0: none.",
+        low=0,
+        high=YEAR,
+    )
+    cache_tag_headers: str = option(
+        "Cache-Tag Surrogate-Key",
+        "Names of the headers, separated by a space, that carry the tag by which a CDN"
+        " before nginx can purge all answers about an image. Empty: none.",
+        pattern=r"([A-Za-z0-9-]+( [A-Za-z0-9-]+)*)?",
     )
     refresh_secret: str = option(
         "",
@@ -72,36 +95,86 @@ class HttpOptions:
         30.0, "Seconds that requests under way get at the end.", low=0, high=3600
     )
 
-
-def cache_control(options: HttpOptions, *, versioned: bool) -> str:
-    """Return the Cache-Control of a derived image; *versioned*: of its tag for ever."""
-    if versioned:
-        return f"public, max-age={YEAR}, s-maxage={options.s_maxage}, immutable"
-    return f"public, max-age={options.max_age}, s-maxage={options.s_maxage}"
+    @property
+    def held_seconds(self) -> int:
+        """Longest time for which nginx may give an answer that it keeps."""
+        return self.s_maxage + self.stale_while_revalidate
 
 
-def headers_of(name: DerivedName, tag: Tag, control: str) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """On what an answer made from an original rests.
+
+    Attributes:
+        options: How answers are cached.
+        versioned: Whether its URL has a tag, so that it will never be another.
+        assumed: Whether the store is away, and a last known revision is believed.
+    """
+
+    options: HttpOptions
+    versioned: bool = False
+    assumed: bool = False
+
+    @property
+    def cache_control(self) -> str:
+        """The Cache-Control of what may be kept."""
+        ours, shared = self.options.max_age, self.options.s_maxage
+        stale = self.options.stale_while_revalidate
+        if self.assumed:
+            ours, shared = min(ours, AWAY_SECONDS), min(shared, AWAY_SECONDS)
+            return f"public, max-age={ours}, s-maxage={shared}"
+        if self.versioned:
+            return f"public, max-age={YEAR}, s-maxage={shared}, immutable"
+        more = f", stale-while-revalidate={stale}" if stale else ""
+        return f"public, max-age={ours}, s-maxage={shared}{more}"
+
+    def headers(self, tag: Tag, name: MadeName, *, kept: bool = True) -> dict[str, str]:
+        """Return what the 200 and 304 of all that is made from an image have.
+
+        Args:
+            tag: Of what it was made from.
+            name: What it is.
+            kept: Whether caches may keep it at all.
+        """
+        tagged = self.options.cache_tag_headers.split()
+        return {
+            "ETag": names.etag(tag, name),
+            "Cache-Control": self.cache_control if kept else "no-store",
+            **dict.fromkeys(tagged, names.cache_tag(name.image)),
+        }
+
+
+def headers_of(
+    name: DerivedName, tag: Tag, terms: Terms, *, kept: bool = True
+) -> dict[str, str]:
     """Return what a 200 and a 304 of a derived image have in common."""
     return {
-        "ETag": names.etag(tag, name),
-        "Cache-Control": control,
+        **terms.headers(tag, name, kept=kept),
         "Content-Location": name.path,
         "Link": f'<{name.path}>; rel="canonical"',
     }
 
 
-def image(name: DerivedName, answer: Answer, control: str) -> web.Response:
+def image(name: DerivedName, answer: Answer, terms: Terms) -> web.Response:
     """Return a derived image as an answer."""
-    timing = [f'cache;desc="{answer.source}"'] + [
-        f"{step};dur={1000 * seconds:.1f}" for step, seconds in answer.seconds.items()
-    ]
-    headers = headers_of(name, answer.tag, control if answer.lasting else "no-store")
+    headers = headers_of(name, answer.tag, terms, kept=answer.lasting)
     if not answer.lasting:
         headers["X-Accel-Expires"] = "0"
-    headers["Server-Timing"] = ", ".join(timing)
+    away = "; store=away" if terms.assumed else ""
+    headers[LEVEL_HEADER] = answer.source + away
+    headers["Server-Timing"] = server_timing(answer)
     response = web.Response(body=answer.derived.body, headers=headers)
     response.headers["Content-Type"] = answer.derived.media_type
     return response
+
+
+def server_timing(answer: Answer) -> str:
+    """Return the header's value: where it came from, and what each step took."""
+    steps = [
+        f"{_NO_TOKEN.sub('_', step)};dur={1000 * seconds:.1f}"
+        for step, seconds in answer.seconds.items()
+    ]
+    return ", ".join((f'cache;desc="{answer.source}"', *steps))
 
 
 EXAMPLES: tuple[tuple[str, dict[str, str]], ...] = (
@@ -112,24 +185,18 @@ EXAMPLES: tuple[tuple[str, dict[str, str]], ...] = (
 """URLs ready to embed that are said of every image: their word, and what they ask."""
 
 
-def example_urls(
-    image: ImageName, images: ImageOptions, options: HttpOptions
-) -> dict[str, str]:
-    """Return canonical URLs of an image by what they are examples of."""
-    return {
-        word: options.public_url + DerivedName(image, *read(asked, images)).path
-        for word, asked in EXAMPLES
-    }
-
-
 def information(
-    original: Original, images: ImageOptions, options: HttpOptions
+    original: Original, tag: Tag, images: ImageOptions, options: HttpOptions
 ) -> dict[str, object]:
-    """Return what the upload's answer and info.json say of an original."""
-    header = original.header
+    """Return what the upload's answer and info.json say of an original of *tag*."""
+    header, image = original.header, original.image
     size = header.upright
+    base = options.public_url
+    examples = {
+        word: DerivedName(image, *read(asked, images)) for word, asked in EXAMPLES
+    }
     return {
-        "name": original.image,
+        "name": image,
         "width": size.width,
         "height": size.height,
         "frames": header.frames,
@@ -137,7 +204,12 @@ def information(
         "format": header.format.kind,
         "media_type": header.format.media_type,
         "uploaded": original.uploaded.isoformat(),
-        "urls": example_urls(original.image, images, options),
+        "tag": tag,
+        "cache_tag": names.cache_tag(image),
+        "urls": {word: base + name.path for word, name in examples.items()},
+        "versioned": {
+            word: base + name.versioned_path(tag) for word, name in examples.items()
+        },
     }
 
 

@@ -17,7 +17,7 @@ from image_repo.stores.store import in_thread
 from image_repo.web.errors import summary
 
 if TYPE_CHECKING:
-    from image_repo.cache import Derived
+    from image_repo.levels import Derived
     from image_repo.names import DerivedName
 
 MANIFEST: Final = "manifest.json"

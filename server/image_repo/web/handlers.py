@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -25,8 +24,8 @@ from image_repo.errors import (
     UnknownImageError,
 )
 from image_repo.purge import REFRESH_HEADER
-from image_repo.web import answers, listing, metadata, openapi, selected
-from image_repo.web.answers import HttpOptions
+from image_repo.web import answers, listing, metadata, selected, views
+from image_repo.web.answers import HttpOptions, Terms
 from image_repo.web.errors import (
     HOP,
     PreconditionError,
@@ -41,14 +40,13 @@ if TYPE_CHECKING:
     from image_repo.batches import Batches
     from image_repo.linker import Linker
     from image_repo.modifiers import ImageOptions
-    from image_repo.names import ImageName, Recipe, Revision
+    from image_repo.names import ImageName, Recipe, Revision, Tag
+    from image_repo.peers import Peers
     from image_repo.selection import Selector
     from image_repo.service import Condition, Service
     from image_repo.transform.pool import Pool
 
 logger = logging.getLogger(__name__)
-
-VERSION = version("image-repo")
 
 CACHED_HOP = "/_c"
 """Begins the paths that only nginx's internal, cached location asks for."""
@@ -78,6 +76,7 @@ class Room:
         uploads: How many may arrive at once.
         selector: Chooses images by path and pattern.
         batches: Bounds on the work for answers with many images.
+        peers: The other servers.
     """
 
     service: Service
@@ -93,11 +92,10 @@ class Room:
     uploads: asyncio.Semaphore
     selector: Selector
     batches: Batches
+    peers: Peers
 
 
 ROOM = web.AppKey("room", Room)
-
-Answering = Callable[[web.Request, Room], Awaitable[web.StreamResponse]]
 
 
 async def dispatch(request: web.Request) -> web.StreamResponse:
@@ -108,7 +106,7 @@ async def dispatch(request: web.Request) -> web.StreamResponse:
     request[HOP] = hop
     if hop:
         raw = raw.removeprefix(CACHED_HOP)
-    elif (plain := PLAIN.get(raw.partition("?")[0])) is not None:
+    elif (plain := views.PLAIN.get(raw.partition("?")[0])) is not None:
         return await _plain(request, plain)
     _refuse_foreign(request)
     if links.is_link(raw) and not hop:
@@ -129,10 +127,12 @@ async def _answer(
         case urls.ListRequest():
             return await listing.give(request, room, target)
         case urls.ViewRequest():
-            return await VIEWS[target.view](room, target.image)
+            return await views.VIEWS[target.view](request, room, target.image)
+        case urls.ExplainRequest():
+            return await views.explain(room, target.name)
 
 
-async def _plain(request: web.Request, answer: Answering) -> web.StreamResponse:
+async def _plain(request: web.Request, answer: views.Plain) -> web.StreamResponse:
     if request.method not in {"GET", "HEAD"}:
         raise urls.MethodError(("GET", "HEAD"))
     return await answer(request, request.app[ROOM])
@@ -246,16 +246,20 @@ async def _image(
     tag = await room.service.tag(name.image)
     if target.tag is not None and target.tag != tag:
         return _moved(name.path)
-    control = answers.cache_control(room.http, versioned=target.tag is not None)
     if not_modified(request.headers.get("If-None-Match"), names.etag(tag, name)):
+        terms = _terms(room, target, tag)
         return web.Response(
             status=HTTPStatus.NOT_MODIFIED,
-            headers=answers.headers_of(name, tag, control),
+            headers=answers.headers_of(name, tag, terms),
         )
     answer = await room.service.derivations.get(name)
-    if target.tag not in {None, answer.tag}:
-        control = answers.cache_control(room.http, versioned=False)
-    return answers.image(name, answer, control)
+    return answers.image(name, answer, _terms(room, target, answer.tag))
+
+
+def _terms(room: Room, target: urls.DerivedRequest, tag: Tag) -> Terms:
+    """Return on what an answer of *tag* rests now."""
+    assumed = room.service.assumed(target.name.image)
+    return Terms(room.http, versioned=target.tag == tag, assumed=assumed)
 
 
 # Uploads
@@ -306,7 +310,7 @@ async def _upload(
     original, new = await room.service.upload(image, body.spool, allowed)
     location = room.http.public_url + names.BASE + "/" + names.quoted(image)
     return answers.as_json(
-        answers.information(original, room.images, room.http),
+        views.information(room, original),
         status=HTTPStatus.CREATED if new else HTTPStatus.OK,
         headers={"Location": location, "ETag": f'"{original.revision}"'},
     )
@@ -326,57 +330,3 @@ async def folder(
     async with _body(request, room) as body:
         image = urls.upload_name(target.path, body.filename or "")
         return await _upload(room, image, body, _condition(request, image))
-
-
-# Views
-
-
-async def info(room: Room, image: ImageName) -> web.StreamResponse:
-    """Say what is known about an original."""
-    original = await room.service.describe(image)
-    return answers.as_json(
-        answers.information(original, room.images, room.http),
-        headers={"ETag": f'"{original.revision}"'},
-    )
-
-
-async def purge(room: Room, image: ImageName) -> web.StreamResponse:
-    """Forget all that was made from an original."""
-    await room.service.purge(image)
-    return web.Response(status=HTTPStatus.NO_CONTENT)
-
-
-VIEWS = {"info.json": info, "purge": purge}
-
-
-async def healthz(_request: web.Request, room: Room) -> web.StreamResponse:
-    """Say that the process lives, and what it can do."""
-    pool = room.pool
-    return answers.as_json(
-        {
-            "status": "ok",
-            "version": VERSION,
-            "imagemagick": pool.magick,
-            "kinds": sorted(pool.kinds),
-            "workers": pool.statistics(),
-            "found_in": room.service.found,
-        }
-    )
-
-
-async def readyz(_request: web.Request, room: Room) -> web.StreamResponse:
-    """Say whether a request for an image would succeed now."""
-    await room.service.ready()
-    return answers.as_json({"status": "ready"})
-
-
-async def described(_request: web.Request, room: Room) -> web.StreamResponse:
-    """Describe the interface to programs."""
-    return answers.as_json(openapi.document(VERSION, room.http.public_url))
-
-
-PLAIN: dict[str, Answering] = {
-    "/healthz": healthz,
-    "/readyz": readyz,
-    openapi.PATH: described,
-}

@@ -10,6 +10,7 @@ from aiohttp import web
 
 from image_repo import names
 from image_repo.web import answers
+from image_repo.web.answers import Terms
 from image_repo.web.validators import not_modified
 
 if TYPE_CHECKING:
@@ -21,21 +22,19 @@ if TYPE_CHECKING:
 async def give(request: web.Request, room: Room, image: ImageName) -> web.Response:
     """Answer what is told of an original."""
     name = room.service.metadata_name(image)
-    control = answers.cache_control(room.http, versioned=False)
-    etag = names.etag(await room.service.tag(image), name)
-    if not_modified(request.headers.get("If-None-Match"), etag):
+    tag = await room.service.tag(image)
+    if not_modified(request.headers.get("If-None-Match"), names.etag(tag, name)):
         return web.Response(
             status=HTTPStatus.NOT_MODIFIED,
-            headers={"ETag": etag, "Cache-Control": control},
+            headers=_terms(room, image).headers(tag, name),
         )
     answer = await room.service.derivations.get(name)
-    return answers.as_json(
-        told(image, answer),
-        headers={
-            "ETag": names.etag(answer.tag, name),
-            "Cache-Control": control if answer.lasting else "no-store",
-        },
-    )
+    headers = _terms(room, image).headers(answer.tag, name, kept=answer.lasting)
+    return answers.as_json(told(image, answer), headers=headers)
+
+
+def _terms(room: Room, image: ImageName) -> Terms:
+    return Terms(room.http, assumed=room.service.assumed(image))
 
 
 async def of(room: Room, image: ImageName) -> dict[str, object]:

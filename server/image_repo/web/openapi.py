@@ -57,6 +57,8 @@ _TAG: Final[Json] = {
 _TEXT: Final[Json] = {"type": "string"}
 _COUNT: Final[Json] = {"type": "integer", "minimum": 0}
 _TIME: Final[Json] = {"type": "string", "format": "date-time"}
+_TRUTH: Final[Json] = {"type": "boolean"}
+_TEXTS: Final[Json] = {"type": "object", "additionalProperties": _TEXT}
 
 
 def _object(properties: Mapping[str, Json], *optional: str) -> Json:
@@ -65,6 +67,10 @@ def _object(properties: Mapping[str, Json], *optional: str) -> Json:
         "properties": properties,
         "required": [name for name in properties if name not in optional],
     }
+
+
+def _or_null(schema: Json) -> Json:
+    return {"anyOf": [schema, {"type": "null"}]}
 
 
 SCHEMAS: Final[Mapping[str, Json]] = {
@@ -81,7 +87,42 @@ SCHEMAS: Final[Mapping[str, Json]] = {
             "format": {"enum": [row.kind for row in FORMATS]},
             "media_type": _TEXT,
             "uploaded": _TIME,
-            "urls": {"type": "object", "additionalProperties": _TEXT},
+            "tag": _TEXT,
+            "cache_tag": _TEXT,
+            "urls": _TEXTS,
+            "versioned": _TEXTS,
+        }
+    ),
+    "Explanation": _object(
+        {
+            "name": _TEXT,
+            "path": _TEXT,
+            "versioned_path": _TEXT,
+            "tag": _TEXT,
+            "revision": _TEXT,
+            "assumed": _TRUTH,
+            "key": _TEXT,
+            "etag": _TEXT,
+            "cache_tag": _TEXT,
+            "modifiers": _TEXTS,
+            "kind": {"enum": [row.kind for row in FORMATS if row.served]},
+            "media_type": _TEXT,
+            "nginx": _object({"key": _TEXT}),
+            "original": _or_null(
+                _object({"bytes": _COUNT, "media_type": _TEXT, "uploaded": _TIME})
+            ),
+            "found": {"type": "object", "additionalProperties": _or_null(_TRUTH)},
+            "failure": _or_null(_TEXT),
+            "cost": _object(
+                {
+                    "intermediate": _or_null(_TEXT),
+                    "fetch": _TRUTH,
+                    "workers": _COUNT,
+                    "idle": _COUNT,
+                    "waiting": _COUNT,
+                    "seconds": {"type": "number", "minimum": 0},
+                }
+            ),
         }
     ),
     "Names": {"type": "array", "items": _TEXT},
@@ -134,6 +175,14 @@ def _paths() -> Json:
         },
         f"{below}/info.json": {
             "get": _reading("Describe an image", {"application/json": "Image"}),
+            "parameters": [_NAME],
+        },
+        f"{below}/{urls.EXPLAIN}": {
+            "get": _reading(
+                "Say where a derived image would come from, and make none",
+                {"application/json": "Explanation"},
+                modifiers.words_known(),
+            ),
             "parameters": [_NAME],
         },
         f"{below}/purge": {

@@ -21,7 +21,7 @@ from image_repo.web.links import of as link_of
 from image_repo.web.streams import send, while_there
 
 if TYPE_CHECKING:
-    from image_repo.cache import Derived
+    from image_repo.levels import Derived
     from image_repo.names import ImageName
     from image_repo.urls import FolderRequest
     from image_repo.web.handlers import Room
