@@ -358,6 +358,17 @@ async def test_the_directory_never_holds_more_than_its_bounds(
         assert size > bounds.size / 2 or count > bounds.elements / 2
 
 
+async def test_room_is_made_for_all_of_a_file_not_only_for_its_body(
+    tmp_path: Path,
+) -> None:
+    bounds = Bounds(9 * 8192 + 4096, 100, 0)
+    async with Shelf(tmp_path, bounds) as shelf:
+        await shelf.settled()
+        for number in range(12):
+            await put(shelf, f"{number}", f"{number}", 4096)
+            assert counted(tmp_path)[0] <= bounds.size
+
+
 async def test_what_is_larger_than_all_may_be_is_refused_and_nothing_goes_for_it(
     tmp_path: Path,
 ) -> None:

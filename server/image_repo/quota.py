@@ -156,14 +156,15 @@ class Quota:
         needed = space(size)
         if needed > self._bounds.size:
             raise StoreError("it is larger than the whole cache may be")
-        if not self._lacks(needed):
+        if not self._lacks(needed, unknown=True):
             return
         if self._clock() < self._full_until:
             raise StoreError("the disk has no room for it")
         with self._alone():
-            if self._lacks(needed):  # else another process has just made room
+            # Else another process has just made room.
+            if self._lacks(needed, unknown=True):
                 self._look_through(needed, 1)
-        if self._lacks(needed):
+        if self._lacks(needed, unknown=False):
             self._full_until = self._clock() + FULL_SECONDS
             raise StoreError("the disk has no room for it, and nothing more is dropped")
 
@@ -188,11 +189,14 @@ class Quota:
         except ABSENT:
             return None
 
-    def _lacks(self, size: int) -> bool:
-        """Return whether one more entry of *size* bytes would pass a bound."""
+    def _lacks(self, size: int, *, unknown: bool) -> bool:
+        """Return whether one more entry of *size* bytes would pass a bound.
+
+        *unknown* where nobody has counted: all is new, or was removed just now.
+        """
         noted = self._noted()
         if noted is None:
-            return True
+            return unknown
         held, count = noted.total()
         return (
             held + size > self._bounds.size
