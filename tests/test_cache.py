@@ -491,6 +491,18 @@ async def test_a_write_that_waits_for_its_next_try_is_dropped_by_a_purge() -> No
     assert await moody.get(OLD, SMALL) is None
 
 
+async def test_writes_that_fail_at_one_level_take_no_place_at_another() -> None:
+    failing, well = Moody(10**6), Slow()
+    well.let_go.set()
+    async with Cache([failing, well], pauses=(60.0,)) as cache:
+        for width in range(1, 2 * PENDING):
+            await cache.put(OLD, DerivedName.parse(f"x/_/w_{width}.jpg"), PICTURE)
+            await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+
+        assert len(well) == 2 * PENDING - 1
+
+
 async def test_a_level_that_did_not_answer_is_left_alone_for_a_while(
     memory: MemoryLevel,
 ) -> None:

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import boxes, sizes
 
-from image_repo.geometry import JPEG_SCALES, SMALL_TARGET, Box, Size, jpeg_scale
+from image_repo.geometry import (
+    SCALES,
+    SMALL_TARGET,
+    Box,
+    Size,
+    jpeg_scale,
+    plain_scale,
+)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +100,7 @@ def test_a_jpeg_is_decoded_with_pixels_enough(full: Size, box: Box) -> None:
 
     scale = jpeg_scale(full, target)
 
-    assert scale in JPEG_SCALES
+    assert scale in SCALES
     if scale > 1:
         assert full.width >= scale * wanted * target.width
         assert full.height >= scale * wanted * target.height
@@ -112,3 +119,29 @@ def test_a_jpeg_is_decoded_as_small_as_its_target_allows(
 def test_a_small_jpeg_is_decoded_at_twice_its_target() -> None:
     assert jpeg_scale(Size(800, 800), Size(200, 200)) == 2
     assert jpeg_scale(Size(804, 804), Size(201, 201)) == 4
+
+
+@given(sizes, boxes)
+def test_averaging_leaves_twice_the_pixels_and_no_more_than_it_must(
+    full: Size, box: Box
+) -> None:
+    target = full.fit(box)
+
+    scale = plain_scale(full, target)
+
+    enough = [
+        n
+        for n in SCALES
+        if full.width // n >= 2 * target.width and full.height // n >= 2 * target.height
+    ]
+    assert scale == max(enough, default=1)
+
+
+@pytest.mark.parametrize(
+    ("target", "scale"),
+    [((1001, 751), 1), ((1000, 750), 2), ((500, 375), 4), ((250, 187), 8), ((9, 7), 8)],
+)
+def test_targets_of_one_original_share_few_averages(
+    target: tuple[int, int], scale: int
+) -> None:
+    assert plain_scale(Size(4000, 3000), Size(*target)) == scale

@@ -22,7 +22,8 @@ from image_repo.names import ImageName, MadeName, Tag
 logger = logging.getLogger(__name__)
 
 PENDING: Final = 64
-"""Writes to slow levels under way at once; each holds a body in memory."""
+"""Writes to one slow level under way at once; each holds a body in memory. One that
+fails waits to be tried again, and must not take the places of another level's."""
 
 PENDING_BYTES: Final = 64 * 2**20
 """Bytes of bodies in such writes; one body may be larger."""
@@ -86,7 +87,7 @@ class Cache:
         self._pauses = tuple(pauses)
         self._clock = clock
         self._pending: dict[_Write, asyncio.Task[None]] = {}
-        self._pending_bytes = 0
+        self._pending_bytes: Counter[str] = Counter()
         self._quiet: dict[str, float] = {}
         self._resting: dict[str, float] = {}
         self._forgets = 0
@@ -192,13 +193,14 @@ class Cache:
         if write in self._pending:
             return
         size = len(derived.body)
-        full = bool(self._pending) and self._pending_bytes + size > PENDING_BYTES
-        if full or len(self._pending) >= PENDING:
+        count = sum(other.level == level.name for other in self._pending)
+        taken = self._pending_bytes[level.name]
+        if count >= PENDING or (count and taken + size > PENDING_BYTES):
             self._log(level, f"cannot keep {write.name}: too much waits to be written")
             return
         task = asyncio.create_task(self._write(level, write, derived))
         self._pending[write] = task
-        self._pending_bytes += size
+        self._pending_bytes[level.name] += size
         task.add_done_callback(lambda _: self._written(write, size))
 
     async def _write(self, level: Level, write: _Write, derived: Derived) -> None:
@@ -217,7 +219,7 @@ class Cache:
 
     def _written(self, write: _Write, size: int) -> None:
         del self._pending[write]
-        self._pending_bytes -= size
+        self._pending_bytes[write.level] -= size
 
     @contextmanager
     def _passed_by(self, level: Level, what: str) -> Iterator[None]:

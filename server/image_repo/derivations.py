@@ -270,7 +270,10 @@ class Derivations:
         with original:
             actual = names.Revision(original.stored.revision)
             rendered = await self._guarded(
-                name, actual, changes, lambda check: self._work(name, original, check)
+                name,
+                actual,
+                changes,
+                lambda check: self._work(name, original, changes, check),
             )
         seconds = fetched | rendered.seconds
         return _Made(rendered.body, actual, current, "derived", seconds)
@@ -303,7 +306,9 @@ class Derivations:
                 return None
         return _Made(rendered.body, revision, True, "intermediate", rendered.seconds)
 
-    async def _work(self, name: MadeName, original: Object, check: Check) -> Rendered:
+    async def _work(
+        self, name: MadeName, original: Object, changes: int, check: Check
+    ) -> Rendered:
         """Have a worker make something of an original."""
         file, size = original.file, original.stored.size
         if isinstance(name, names.MetadataName):
@@ -317,7 +322,8 @@ class Derivations:
             rendered = await self._pool.derive(
                 file, size, name.text, check=check, keep=scratch
             )
-            reduced = rendered.reduced
+            if not self._revisions.changed_since(name.image, changes):
+                reduced = rendered.reduced
         finally:
             if scratch is not None:
                 self._intermediates.keep(name.image, tag, reduced, scratch)

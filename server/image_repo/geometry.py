@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-JPEG_SCALES = (8, 4, 2, 1)
-"""Denominators a JPEG is decoded at, cheapest first.
+SCALES = (8, 4, 2, 1)
+"""Denominators of what an original is reduced to, smallest result first.
 
 libjpeg-turbo offers n/8 for any n; only these have SIMD code, so that 3/8 is slower
-than 1/2 (measured with libjpeg-turbo 2.1.5).
+than 1/2 (measured with libjpeg-turbo 2.1.5). For other formats few scales mean that
+several targets share one.
 """
 
 SMALL_TARGET = 200
@@ -78,8 +79,20 @@ def jpeg_scale(full: Size, target: Size) -> int:
     The decoded picture has at least the target's pixels; at least twice as many each
     way for small targets, where the filter that follows needs something to work on.
     """
-    wanted = 2 if max(target) <= SMALL_TARGET else 1
-    for scale in JPEG_SCALES:
+    return _scale(full, target, 2 if max(target) <= SMALL_TARGET else 1)
+
+
+def plain_scale(full: Size, target: Size) -> int:
+    """Return the denominator at which to average a picture of *full* for *target*.
+
+    At least twice the target's pixels each way are left to the filter that follows,
+    since plain averaging is not as good.
+    """
+    return _scale(full, target, 2)
+
+
+def _scale(full: Size, target: Size, wanted: int) -> int:
+    for scale in SCALES:
         if (
             full.width // scale >= wanted * target.width
             and full.height // scale >= wanted * target.height

@@ -34,8 +34,8 @@ logger = logging.getLogger(__name__)
 KEEPING: Final = 8
 """Pictures that wait to be kept at most; each holds an open file."""
 
-RESTING: Final = 30.0
-"""Seconds for which nothing is kept after the disk has failed."""
+RESTING: Final = 60.0
+"""Seconds for which nothing is kept after the disk has failed; it is said once."""
 
 FINISH_SECONDS: Final = 5.0
 """Longest wait at the end for what is being kept."""
@@ -192,6 +192,8 @@ class Intermediates:
             file.close()
 
     def _rest(self, error: Exception) -> None:
+        if self._clock() < self._rests_until:
+            return
         self._rests_until = self._clock() + RESTING
         logger.warning("no intermediates are kept for %d s: %s", RESTING, error)
 

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESTING: Final = 30.0
-"""Seconds for which nothing is kept after the disk has failed."""
+RESTING: Final = 60.0
+"""Seconds for which nothing is kept after the disk has failed; it is said once."""
 
 _STORED = "stored"  # the word in a shelf's metadata for what the store has said
 
@@ -129,6 +129,8 @@ class KeptOriginals:
                 self._rest(error)
 
     def _rest(self, error: StoreError) -> None:
+        if self._clock() < self._rests_until:
+            return
         self._rests_until = self._clock() + RESTING
         logger.warning("originals are not kept for %d s: %s", RESTING, error)
 

@@ -16,7 +16,7 @@ from image_repo.geometry import Box, Size
 from image_repo.options import option
 from image_repo.words import NUMBERS, TRUTH, TRUTHS, Word, Words, integer, truth
 
-VERSION = "1"
+VERSION = "2"
 """Part of the recipe: raised when the same name begins to mean other pixels."""
 
 MAX_SIDE = 65_500

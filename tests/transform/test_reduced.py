@@ -8,14 +8,15 @@ from hypothesis import strategies as st
 from strategies import asked
 
 from image_repo import modifiers
-from image_repo.formats import by_kind
-from image_repo.geometry import JPEG_SCALES, Size
+from image_repo.formats import FORMATS, by_kind
+from image_repo.geometry import SCALES, Box, Size
 from image_repo.modifiers import Fit, ImageOptions, RenderOptions
 from image_repo.transform.headers import Header
 from image_repo.transform.reduced import (
     CHANNELS,
     WORTH,
     Reduced,
+    is_worth,
     reduced_size,
     scale_for,
 )
@@ -27,7 +28,7 @@ SAMPLE = Reduced(HEADER, 8, Size(501, 375), "RGB", 10, 20)
 
 headers = st.builds(
     Header,
-    st.just(JPEG),
+    st.sampled_from(FORMATS),
     st.builds(Size, st.integers(1, 20_000), st.integers(1, 20_000)),
     st.just(1),
     st.integers(1, 8),
@@ -37,7 +38,7 @@ headers = st.builds(
 
 @st.composite
 def pictures(draw: st.DrawFn) -> Reduced:
-    header, scale = draw(headers), draw(st.sampled_from(JPEG_SCALES))
+    header, scale = draw(headers), draw(st.sampled_from(SCALES))
     channels = draw(st.sampled_from(sorted(CHANNELS)))
     profile, notes = draw(st.integers(0, 2**22)), draw(st.integers(0, 2**20))
     size = reduced_size(header.size, scale)
@@ -70,7 +71,7 @@ def test_whatever_is_said_is_understood_or_not_but_never_an_error(
         ("version", "0"),
         ("kind", "xyz"),
         ("scale", "3"),
-        ("width", "502"),
+        ("width", "503"),
         ("full-width", "0"),
         ("channels", "CMYK"),
         ("orientation", "9"),
@@ -105,7 +106,7 @@ def test_any_picture_of_an_original_tells_the_scale_as_the_original_does(
     wanted, _ = modifiers.read(words, ImageOptions())
     scale = scale_for(header, wanted, RENDER)
 
-    for known in JPEG_SCALES:
+    for known in SCALES:
         size = reduced_size(header.size, known)
         reduced = Reduced(header, known, size, "RGB", 0, 0)
         assert scale_for(reduced, wanted, RENDER) == scale
@@ -124,10 +125,28 @@ def test_a_picture_has_pixels_enough_for_what_is_made_from_it(
     assert found.height >= target.height
 
 
-def test_many_sizes_of_a_large_original_need_few_pictures() -> None:
-    original = Header(JPEG, Size(6000, 4000), 1, 1, 1)
-    sizes = [
-        Fit(modifiers.Box(width, None)) for width in (200, 400, 600, 800, 1000, 1200)
-    ]
+@pytest.mark.parametrize("kind", ["jpg", "png", "webp", "tif", "avif"])
+def test_many_sizes_of_a_large_original_need_few_pictures(kind: str) -> None:
+    original = Header(by_kind(kind), Size(6000, 4000), 1, 1, 1)
+    fits = [Fit(Box(width, None)) for width in (100, 200, 400, 600, 800, 1000, 1200)]
 
-    assert {scale_for(original, [size], RENDER) for size in sizes} <= {*WORTH}
+    scales = {scale_for(original, [fit], RENDER) for fit in fits}
+
+    assert len(scales) <= 3
+    assert all(is_worth(original, scale) for scale in scales)
+
+
+@given(headers, st.sampled_from(SCALES))
+def test_a_picture_is_worth_keeping_only_where_the_server_looks(
+    header: Header, scale: int
+) -> None:
+    assert scale in WORTH or not is_worth(header, scale)
+
+
+def test_half_a_jpeg_whole_images_and_animations_are_not_worth_keeping() -> None:
+    size = Size(6000, 4000)
+
+    assert not is_worth(Header(JPEG, size, 1, 1, 1), 2)
+    assert not is_worth(Header(by_kind("png"), size, 1, 1, 1), 1)
+    assert not is_worth(Header(by_kind("webp"), size, 2, 1, 1), 4)
+    assert not is_worth(Header(by_kind("gif"), size, 1, 1, 1), 4)

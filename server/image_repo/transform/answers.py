@@ -61,7 +61,9 @@ def header_of(head: Mapping[str, object]) -> Header:
         raise DeriveError("a worker sent no header") from e
     if row is None:
         raise DeriveError("a worker sent no header")
-    return Header(row, Size(width, height), frames, orientation, scans)
+    graphic = head.get("graphic") is True
+    size = Size(width, height)
+    return Header(row, size, frames, orientation, scans, graphic=graphic)
 
 
 def rendered_of(head: Mapping[str, object], body: bytes, queued: float) -> Rendered:

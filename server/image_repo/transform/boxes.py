@@ -15,6 +15,12 @@ _LARGE, _TO_END = 1, 0  # special values of a box's 32-bit length
 _MAX_PARTS = 10_000  # items or properties; a 50-megapixel HEIC has about 100
 _MAX_EXTENTS = 100  # pieces of one item; encoders write one or two
 
+# Of HEIF in AVIF and, by ITU-T H.265 F.14.2.8, in HEIC.
+_ALPHAS = (
+    b"urn:mpeg:mpegB:cicp:systems:auxiliary:alpha\0",
+    b"urn:mpeg:hevc:2015:auxid:1\0",
+)
+
 
 class Box(NamedTuple):
     """A box: its four-letter type, and where its content begins and ends."""
@@ -69,7 +75,11 @@ def read(data: bytes) -> Found:
         full = _shape(view, item, full)
         if item.kind == b"colr" and view.part(item.start, 4) in {b"prof", b"rICC"}:
             profile = data[item.start + 4 : item.end]
-    return Found(size(*full), profile=profile)
+    graphic = any(
+        item.kind == b"auxC" and data.startswith(_ALPHAS, item.start + 4)
+        for item in properties
+    )
+    return Found(size(*full), profile=profile, graphic=graphic)
 
 
 def _shape(data: Data, item: Box, full: tuple[int, int]) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from wand.exceptions import CacheError, ResourceLimitError, WandException
 from wand.image import COLORSPACE_TYPES, STORAGE_TYPES, Image
 
 from image_repo.errors import BadImageError, TooLargeError
+from image_repo.geometry import Size
 from image_repo.transform.headers import Header, pixels_only
 from image_repo.transform.reduced import reduced_size
 
@@ -37,18 +38,19 @@ _INCOMPLETE = (
 
 
 def decode(image: Image, data: bytes, header: Header, scale: int) -> None:
-    """Read the first frame, on its canvas, with the one coder that *header* calls for.
+    """Read the first frame at 1/*scale* of its size, on its canvas.
 
     Args:
         image: An empty one.
         data: The whole original.
-        header: Of it.
-        scale: A JPEG is decoded at 1/scale of its size.
+        header: Of it; says the one coder that is used.
+        scale: One of `image_repo.geometry.SCALES`.
 
     Raises:
         BadImageError: Pixels are missing, or it is another image than *header* says.
         TooLargeError: There is not memory enough.
     """
+    in_decoder = scale if header.format.kind == "jpg" else 1
     if header.format.kind == "jpg":
         # ImageMagick asks libjpeg for 1/n with n = size / hint, rounded down.
         hint = (side / (scale + 0.25) for side in header.size)
@@ -66,12 +68,14 @@ def decode(image: Image, data: bytes, header: Header, scale: int) -> None:
         raise TooLargeError("the image needs more memory than is allowed") from e
     except WandException as e:
         raise BadImageError("the image can't be decoded") from e
-    _check_decoded(image, header, scale)
-    if scale > 1 and space(image) == "gray":
-        _forget_palette(image)
+    _check_decoded(image, header, in_decoder)
     if header.profile:
         image.profiles["icc"] = header.profile
     _canvas(image)
+    if scale > in_decoder:
+        image.scale(*reduced_size(Size(*image.size), scale))
+    elif scale > 1 and space(image) == "gray":
+        _forget_palette(image)
 
 
 def _refuse_incomplete(image: Image) -> None:
@@ -144,6 +148,15 @@ def space(image: Image) -> str:
     return str(COLORSPACE_TYPES[library.MagickGetImageColorspace(image.wand)])
 
 
+def _canvas(image: Image) -> None:
+    """Lay the first frame of an animation on its canvas."""
+    page = image.page
+    if page[:2] != (0, 0) and (page[:2] != image.size or page[2:] != (0, 0)):
+        image.alpha_channel = True
+        image.coalesce()
+    library.MagickResetImagePage(image.wand, None)
+
+
 def _forget_palette(image: Image) -> None:
     """Let a grey JPEG be a picture without palette, which BMP would write otherwise.
 
@@ -152,12 +165,3 @@ def _forget_palette(image: Image) -> None:
     pixel = (ctypes.c_char * 1)()
     library.MagickExportImagePixels(image.wand, 0, 0, 1, 1, b"I", CHAR, pixel)
     library.MagickImportImagePixels(image.wand, 0, 0, 1, 1, b"I", CHAR, pixel)
-
-
-def _canvas(image: Image) -> None:
-    """Lay the first frame of an animation on its canvas."""
-    page = image.page
-    if page[:2] != (0, 0) and (page[:2] != image.size or page[2:] != (0, 0)):
-        image.alpha_channel = True
-        image.coalesce()
-    library.MagickResetImagePage(image.wand, None)

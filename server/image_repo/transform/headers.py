@@ -56,6 +56,8 @@ class Header:
         orientation: 1 to 8 as in EXIF; from 5 on width and height change places.
         scans: Passes of a progressive JPEG.
         profile: ICC profile of an AVIF or HEIC, where ImageMagick does not find it.
+        graphic: Whether it may be transparent, or has a table of colours: then it is
+            no photograph, and a JPEG would spoil it.
     """
 
     format: Format
@@ -64,6 +66,7 @@ class Header:
     orientation: int
     scans: int
     profile: bytes = field(default=b"", repr=False)
+    graphic: bool = False
 
     @property
     def upright(self) -> Size:
@@ -170,17 +173,20 @@ def _png(data: bytes) -> Found:
     if data[12:16] != b"IHDR":
         raise BadImageError("the PNG does not begin with its header")
     full, turn, frames, pixels = size(*view.numbers(16, 2, 4)), 1, 1, False
+    graphic = view.number(25, 1) in _PNG_GRAPHIC
     for kind, start, end in chunks(view):
         if kind == b"eXIf":
             turn = tiff.orientation(data[start:end])
         elif kind == b"acTL" and not pixels:
             frames = max(1, view.number(start))
         pixels = pixels or kind == b"IDAT"
+        graphic = graphic or kind == b"tRNS"
     if not pixels:
         raise BadImageError("the PNG has no pixels")
-    return Found(full, frames, turn)
+    return Found(full, frames, turn, graphic=graphic)
 
 
+_PNG_GRAPHIC = frozenset({3, 4, 6})  # colour types: a table; grey or colours with alpha
 _PNG_KEPT = frozenset(
     {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRGB", b"iCCP"}
 )
@@ -220,7 +226,7 @@ def _gif(data: bytes) -> Found:
             raise BadImageError("the blocks of the GIF are damaged")
     if not frames:
         raise BadImageError("the GIF has no pixels")
-    return Found(size(wide, high), frames)
+    return Found(size(wide, high), frames, graphic=True)
 
 
 def _colours(flags: int) -> int:
@@ -254,7 +260,9 @@ def _webp(data: bytes) -> Found:
     end = 8 + view.number(4)
     view.need(end)
     canvas, first, turn, frames, pixels = None, None, 1, 0, False
+    graphic = False
     for kind, start, stop in riff(view, end):
+        graphic = graphic or kind == b"VP8L" or _has_alpha(view, kind, start)
         if kind == b"VP8X":
             canvas = size(_three(view, start + 4) + 1, _three(view, start + 7) + 1)
         elif kind in {b"VP8 ", b"VP8L"}:
@@ -266,7 +274,11 @@ def _webp(data: bytes) -> Found:
     full = canvas or first
     if full is None or not (pixels or frames):
         raise BadImageError("the WebP has no pixels")
-    return Found(full, min(max(1, frames), MAX_FRAMES), turn)
+    return Found(full, min(max(1, frames), MAX_FRAMES), turn, graphic=graphic)
+
+
+def _has_alpha(view: Data, kind: bytes, start: int) -> bool:
+    return kind == b"VP8X" and bool(view.number(start, 1) & 0x10)
 
 
 def _three(view: Data, at: int) -> int:
@@ -311,7 +323,7 @@ def _bmp(data: bytes) -> Found:
     )
     if compression in _BMP_RLE and not pixels.endswith(b"\0\1"):
         raise incomplete("its pixels")  # 00 01 ends run lengths
-    return Found(full)
+    return Found(full, graphic=bits <= 8)  # noqa: PLR2004 - a table of colours
 
 
 _BMP_RLE = frozenset({1, 2})

@@ -10,6 +10,7 @@ import ctypes
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from wand.api import library
 from wand.image import Image
@@ -19,48 +20,74 @@ from image_repo.geometry import Size
 from image_repo.transform import colours
 from image_repo.transform.decoding import CHAR, space
 from image_repo.transform.headers import Header
-from image_repo.transform.reduced import MOST_BYTES, WORTH, Reduced
+from image_repo.transform.reduced import MOST_BYTES, Reduced, is_worth
 
 _DEPTH = 8
-_CHANNELS = {"srgb": "RGB", "gray": "I"}
+_CHANNELS = {"srgb": "RGB", "gray": "I", "ycbcr": "RGB"}
 
-_PROPERTIES = "jpeg:"
-"""How those properties begin that a decoder leaves and the JPEG encoder heeds."""
+_PROPERTIES = ("jpeg:colorspace", "jpeg:sampling-factor")
+"""What the decoder says of a JPEG, and the encoder heeds."""
 
 
-def write(
-    image: Image, header: Header, scale: int, credit: Mapping[str, str], file: int
-) -> Reduced | None:
-    """Write a decoded picture to an open file; None: it was not, or not wholly.
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """A reduced picture with all that is to be kept of it.
 
-    Nothing that is written here is needed: an error costs nothing but time.
+    Attributes:
+        reduced: What it is.
+        parts: The bytes of the file.
     """
-    channels = _CHANNELS.get(space(image))
-    if scale not in WORTH or channels is None:
+
+    reduced: Reduced
+    parts: tuple[ctypes.Array[ctypes.c_char] | bytes, ...]
+
+
+def pack(
+    image: Image, header: Header, scale: int, credit: Mapping[str, str]
+) -> Packed | None:
+    """Return a reduced picture as it is kept; None: it is not worth it, or can't be.
+
+    What has more than eight bits can't: they may be of linear light.
+    """
+    word = space(image)
+    channels = _CHANNELS.get(word)
+    if not is_worth(header, scale) or channels is None or image.depth > _DEPTH:
         return None
-    if image.depth != _DEPTH or image.alpha_channel:
-        return None
+    channels += "A" if image.alpha_channel else ""
     profile = colours.heeded(image.profiles)
+    said = {name: image.metadata.get(name) for name in _PROPERTIES}
     notes = json.dumps(
         {
             "credit": dict(credit),
-            "properties": {
-                name: text
-                for name, text in image.metadata.items()
-                if name.startswith(_PROPERTIES)
-            },
+            "space": word,
+            "properties": {name: text for name, text in said.items() if text},
             "resolution": image.resolution,
             "units": image.units,
         }
     ).encode()
-    made = Reduced(header, scale, Size(*image.size), channels, len(profile), len(notes))
-    if made.bytes > MOST_BYTES:
+    reduced = Reduced(
+        header, scale, Size(*image.size), channels, len(profile), len(notes)
+    )
+    return Packed(reduced, (_pixels(image, reduced), profile, notes))
+
+
+def write(packed: Packed, file: int) -> Reduced | None:
+    """Write a picture to an open file; None: it was not, or not wholly.
+
+    Nothing that is written here is needed: an error costs nothing but time.
+    """
+    if packed.reduced.bytes > MOST_BYTES:
         return None
+    at = 0
     try:
-        _write(file, (_pixels(image, made), profile, notes))
-    except (OSError, MemoryError):
+        for part in packed.parts:
+            left = memoryview(part).cast("B")
+            while left:
+                written = os.pwrite(file, left, at)
+                left, at = left[written:], at + written
+    except OSError:
         return None
-    return made
+    return packed.reduced
 
 
 def read(image: Image, reduced: Reduced, data: bytes) -> dict[str, str]:
@@ -79,8 +106,8 @@ def read(image: Image, reduced: Reduced, data: bytes) -> dict[str, str]:
             image.wand, *reduced.size, reduced.channels.encode(), CHAR, data
         ):
             image.raise_exception()
-        # Forces the defaults of the space, its primaries among them.
-        for word in ("srgb", "gray") if reduced.channels == "I" else ():
+        # From another space: to change sets what encoders write of the new one.
+        for word in ("srgb", notes["space"]):
             image.colorspace = word
         image.resolution = notes["resolution"]
         image.units = notes["units"]
@@ -100,12 +127,3 @@ def _pixels(image: Image, made: Reduced) -> ctypes.Array[ctypes.c_char]:
     ):
         image.raise_exception()
     return pixels
-
-
-def _write(file: int, parts: tuple[ctypes.Array[ctypes.c_char] | bytes, ...]) -> None:
-    at = 0
-    for part in parts:
-        left = memoryview(part).cast("B")
-        while left:
-            written = os.pwrite(file, left, at)
-            left, at = left[written:], at + written

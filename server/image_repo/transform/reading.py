@@ -22,6 +22,7 @@ class Found(NamedTuple):
         orientation: 1 to 8 as in EXIF.
         scans: Of a JPEG; 1 for every other format.
         profile: ICC profile, of formats where ImageMagick does not find it.
+        graphic: Whether it may be transparent, or has a table of colours.
     """
 
     size: Size
@@ -29,6 +30,7 @@ class Found(NamedTuple):
     orientation: int = 1
     scans: int = 1
     profile: bytes = b""
+    graphic: bool = False
 
 
 MAX_FRAMES = 10_000

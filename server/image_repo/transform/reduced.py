@@ -1,4 +1,4 @@
-"""Reduced pictures: originals decoded at a part of their size, to be kept without loss.
+"""Reduced pictures: originals at a part of their size, to be kept without loss.
 
 Pure: the server decides by this what to keep and what to look for; only workers have
 to do with the pixels.
@@ -12,28 +12,24 @@ from typing import Final, Self
 
 from image_repo import modifiers as modifiers_
 from image_repo.formats import by_extension
-from image_repo.geometry import JPEG_SCALES, Size, jpeg_scale
+from image_repo.geometry import SCALES, Size, jpeg_scale, plain_scale
 from image_repo.modifiers import Modifier, RenderOptions
 from image_repo.transform.headers import Header
 
 VERSION: Final = "1"
 """Raised when pictures are kept otherwise than before."""
 
-WORTH: Final = (8, 4)
-"""The scales at which a picture is worth keeping; see the figures below.
-
-Of a 24-megapixel JPEG 1/8 takes 1 MB and 1/4 takes 4 MB, and what is derived from
-these costs 0.1 to 0.5 of what it costs from the original. 1/2 would take 18 MB and
-save a third at most, since the filter that follows costs more than the decoder.
-"""
+WORTH: Final = (8, 4, 2)
+"""The scales at which pictures are kept; see `is_worth`."""
 
 MOST_BYTES: Final = 64 * 2**20
 """Most bytes of a picture that is kept, and that a worker can write at all."""
 
-CHANNELS: Final = {"RGB": 3, "I": 1}
+CHANNELS: Final = {"RGB": 3, "RGBA": 4, "I": 1, "IA": 2}
 """The orders of samples in a pixel, as ImageMagick writes them, and how many it has."""
 
 _ORIENTATIONS = range(1, 9)
+_ROUNDING = 1  # pixels by which libheif may crop otherwise than written
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +40,7 @@ class Reduced:
     profile, and as JSON what else the encoders heed.
 
     Attributes:
-        header: Of the original, without its profile.
+        header: Of the original, as far as it matters to what is derived.
         scale: The picture has 1/scale of the width and height of the original.
         size: In pixels, as stored.
         channels: One of `CHANNELS`.
@@ -113,10 +109,12 @@ class Reduced:
         return found if found._consistent() else None
 
     def _consistent(self) -> bool:
+        if min(*self.header.size, *self.size) < 1 or self.scale not in SCALES:
+            return False
+        wanted = reduced_size(self.header.size, self.scale)
         return (
-            min(self.header.size) >= 1
-            and self.scale in JPEG_SCALES
-            and self.size == reduced_size(self.header.size, self.scale)
+            abs(self.size.width - wanted.width) <= _ROUNDING
+            and abs(self.size.height - wanted.height) <= _ROUNDING
             and self.channels in CHANNELS
             and self.header.orientation in _ORIENTATIONS
             and min(self.header.frames, self.header.scans, self.profile + 1) >= 1
@@ -131,11 +129,11 @@ _NUMBERS = (
 
 
 def reduced_size(full: Size, scale: int) -> Size:
-    """Return the size of a picture of 1/*scale*: libjpeg rounds its sides up."""
+    """Return the size at 1/*scale*: sides are rounded up, as libjpeg does it."""
     return Size(-(-full.width // scale), -(-full.height // scale))
 
 
-def stored(header: Header, target: Size) -> Size:
+def _stored(header: Header, target: Size) -> Size:
     """Return *target* as it lies before the turn by the orientation."""
     return target.turned() if header.upright != header.size else target
 
@@ -151,7 +149,21 @@ def scale_for(
         render: What steers pixels besides.
     """
     header = original.header if isinstance(original, Reduced) else original
-    if header.format.kind != "jpg":
-        return 1
     target = modifiers_.result(modifiers, header.upright, render)
-    return jpeg_scale(header.size, stored(header, target))
+    scale = jpeg_scale if header.format.kind == "jpg" else plain_scale
+    return scale(header.size, _stored(header, target))
+
+
+def is_worth(header: Header, scale: int) -> bool:
+    """Return whether a picture at 1/*scale* of that original is worth keeping.
+
+    Measured with photographs of 12 and 24 megapixels: 1/8 and 1/4 of a JPEG take 1 and
+    4 MB, and what is made from them costs 0.15 to 0.5 of what it costs otherwise. 1/2
+    would save a third at most, since a JPEG is decoded at that size for little. Other
+    formats are decoded whole, which takes most of the time, and so 1/2 costs 0.3 and
+    1/4 less than 0.1.
+    """
+    kind = header.format.kind
+    # A frame of an animation has more to it than pixels, even if it is the only one.
+    lone = header.frames == 1 and kind != "gif"
+    return lone and scale in (WORTH[:-1] if kind == "jpg" else WORTH)

@@ -17,12 +17,11 @@ from wand.image import COLORSPACE_TYPES, ORIENTATION_TYPES, Image
 from image_repo import modifiers as modifiers_
 from image_repo.errors import DeriveError, TooLargeError
 from image_repo.formats import Format
-from image_repo.geometry import Size
 from image_repo.modifiers import Modifier, RenderOptions
 from image_repo.transform import colours, credit, lossless, metadata
 from image_repo.transform.decoding import decode, space
 from image_repo.transform.headers import Header, Limits, check, read_header
-from image_repo.transform.reduced import Reduced, scale_for, stored
+from image_repo.transform.reduced import Reduced, scale_for
 
 library.MagickProfileImage.argtypes = (
     ctypes.c_void_p,
@@ -32,9 +31,6 @@ library.MagickProfileImage.argtypes = (
 )
 
 _PLAIN_SPACES = frozenset({"srgb", "gray"})
-_SCALE_FROM, _SCALE_TO = 3, 2
-"""A picture this many times the target is first brought near to it the cheap way."""
-
 _PROFILES = 8  # that are remembered: cameras and programs have few
 
 _PNG_QUALITY = 75  # deflate level 7 and a filter chosen for each row
@@ -142,10 +138,9 @@ def derive(
         kept = _open(image, source, header, scale, render)
         laps.end("decode")
         reduced = None
-        if keep is not None and source.reduced is None:
-            reduced = lossless.write(image, header, scale, kept, keep)
+        if source.reduced is None:
+            reduced = _keep(image, header, scale, kept, keep)
             laps.end("keep")
-        _approach(image, header, target)
         # The original's own quality came with it; a modifier may choose another.
         image.compression_quality = render.quality(wanted.format) or _PNG_QUALITY
         _modify(image, header, wanted.modifiers, render)
@@ -168,13 +163,24 @@ def _open(
     return lossless.read(image, source.reduced, source.data)
 
 
-def _approach(image: Image, header: Header, target: Size) -> None:
-    """Bring a picture much larger than *target* near to it by plain averaging."""
-    lying = stored(header, target)
-    factor = min(image.width / lying.width, image.height / lying.height)
-    if header.format.kind != "jpg" and factor > _SCALE_FROM:
-        factor /= _SCALE_TO
-        image.scale(round(image.width / factor), round(image.height / factor))
+def _keep(
+    image: Image, header: Header, scale: int, kept: Mapping[str, str], file: int | None
+) -> Reduced | None:
+    """Write the picture to *file* if it is worth it; say what was written.
+
+    A JPEG comes out of its decoder as it is kept. The average of other pictures does
+    not, and so it is taken as if from a file, whether there is one or not.
+    """
+    averaged = header.format.kind != "jpg" and scale > 1
+    if file is None and not averaged:
+        return None
+    packed = lossless.pack(image, header, scale, kept)
+    if packed is None:
+        return None
+    if averaged:
+        image.clear()
+        lossless.read(image, packed.reduced, b"".join(packed.parts))
+    return None if file is None else lossless.write(packed, file)
 
 
 class _Picture:

@@ -31,6 +31,7 @@ STRIP_OFFSETS, ORIENTATION, SAMPLES, ROWS_PER_STRIP, STRIP_BYTES = (
     279,
 )
 PLANAR, TILE_WIDTH, TILE_HEIGHT, TILE_OFFSETS, TILE_BYTES = 284, 322, 323, 324, 325
+COLOUR_MAP, EXTRA_SAMPLES = 320, 338
 
 _COMPRESSIONS = frozenset(
     # none, three for fax, LZW, JPEG, both deflates, PackBits, LZMA, Zstandard and
@@ -116,6 +117,7 @@ def read(data: bytes) -> Found:
         full,
         _count(view, {at}, following),
         _upright(_first(view, entries, ORIENTATION, 1)),
+        graphic=COLOUR_MAP in entries or EXTRA_SAMPLES in entries,
     )
 
 

@@ -196,6 +196,7 @@ def _probe(job: Job, settings: Settings) -> bytes:
             "frames": header.frames,
             "orientation": header.orientation,
             "scans": header.scans,
+            "graphic": header.graphic,
         }
     )
 
