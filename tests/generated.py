@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from image_repo import errors, former, modifiers, nginx, options, urls
+from image_repo import errors, former, listings, modifiers, nginx, options, urls
 from image_repo.config import Config
 from image_repo.formats import FORMATS
 from image_repo.live import LIVE
@@ -55,7 +55,7 @@ def directive_table() -> str:
 
 
 def listing_table() -> str:
-    return _word_table(urls.LISTING)
+    return _word_table(listings.LISTING)
 
 
 def kind_table() -> str:

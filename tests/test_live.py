@@ -25,6 +25,15 @@ def test_only_what_may_change_while_it_serves_is_taken() -> None:
     assert set(changes(taken, NEW)) == {"data", "http.uploads"}
 
 
+def test_behind_nginx_only_what_nginx_does_not_know_is_taken() -> None:
+    old = replace(OLD, behind_nginx=True)
+
+    taken = merged(old, replace(NEW, behind_nginx=True))
+
+    assert set(changes(old, taken)) == {"http.max_age"}
+    assert live.BEHIND_NGINX < LIVE
+
+
 def test_nothing_changes_where_nothing_is_different() -> None:
     assert merged(OLD, OLD) == OLD
     assert not list(changes(OLD, Config()))

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SERVED, asked, derived_names, image_names, kinds
 
-from image_repo import urls
+from image_repo import listings, urls
 from image_repo.errors import BadRequestError
 from image_repo.formats import FORMATS
+from image_repo.listings import ListRequest
 from image_repo.modifiers import ImageOptions
 from image_repo.names import DerivedName, Tag, image_name
 from image_repo.patterns import checked
@@ -20,7 +21,6 @@ from image_repo.urls import (
     ExplainRequest,
     FolderRequest,
     ImageRequest,
-    ListRequest,
     MethodError,
     ViewRequest,
 )
@@ -519,7 +519,7 @@ def test_any_regex_is_read_or_refused(text: str) -> None:
         ListRequest,
         regex=st.none() | st.text("a(.*)%+&=#\u00e9 ", min_size=1, max_size=9),
         prefix=st.just("") | image_names,
-        limit=st.none() | st.integers(1, urls.MAX_LISTED),
+        limit=st.none() | st.integers(1, listings.MAX_LISTED),
         marker=st.just("") | image_names | st.just("cafe\u0301.jpg"),
     )
 )

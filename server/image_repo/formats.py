@@ -101,6 +101,9 @@ FORMATS: tuple[Format, ...] = (
     ),
 )
 
+AUTO = "auto"
+"""Stands where a kind would, for the one that suits the client and the image best."""
+
 SNIFF_BYTES = 128
 """How many first bytes `sniff` needs; ftyp boxes of known cameras are shorter."""
 

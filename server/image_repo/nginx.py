@@ -7,14 +7,16 @@ import os
 import pwd
 import re
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from image_repo.assumptions import Assumptions
 from image_repo.errors import ConfigError
-from image_repo.formats import FORMATS
+from image_repo.nginx_maps import CANONICAL, EXTENSIONS, NAMED, VARIES, maps
 from image_repo.purge import NginxOptions
+from image_repo.web.listing import POLICY
 
 if TYPE_CHECKING:
     from image_repo.config import Config
@@ -25,23 +27,20 @@ _SLACK_BYTES = 2**20
 _SLACK_SECONDS = 30
 """What the server may take besides: questions to the store, the first byte."""
 
-# What quote() leaves and what it makes; and the marks that a URL's path may hold as
-# they are (RFC 3986, pchar). Letters, digits, dots and slashes are never quoted.
-_CHARACTER = (
-    r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]"
-    r"|%(?:2[0-9A-C]|3[A-F]|40|5[B-E]|60|7[B-D]|[89A-F][0-9A-F]))"
-)
-_SEGMENT = rf"(?!\.{{1,2}}/|_/){_CHARACTER}+/"
-_TOKEN = r"[a-z]+_[a-z0-9._]+"  # noqa: S105 - a modifier in a canonical name
-_KINDS = "|".join(row.kind for row in FORMATS if row.served)
+LOG = "image_repo.access.log"
+"""The file of its access log."""
 
-CANONICAL = (
-    rf"/images/(?:{_SEGMENT})+_/(?:v_[0-9a-f]{{16}}/)?"
-    rf"(?:full|{_TOKEN}(?:-{_TOKEN})*)\.(?:{_KINDS})"
-)
-"""Matches every canonical path as raw text, and no text that nginx would normalise."""
+LOGS = Path("/var/log/nginx")
+"""Where an nginx that runs already has its logs, on Debian."""
 
-_EXTENSIONS = "|".join(word for row in FORMATS for word in row.extensions)
+_SOCKET = "image_repo-nginx.sock"
+"""Of the cold hop, where the options name no other."""
+
+_SOCKET_BYTES = 107
+"""Longest path of a socket, see unix(7)."""
+
+_RETRY_SECONDS = 1
+"""After which one who was refused may try again: limits are those of a second."""
 
 _SEVERAL = re.compile(r"^ *@@several\n(.*?)^ *@@end\n", re.DOTALL | re.MULTILINE)
 """What the template holds for several servers only."""
@@ -54,6 +53,7 @@ _SECRET = re.compile("(?:[A-Za-z0-9_-]{16,128})?")
 _FRAME = """\
 # A whole configuration for an ordinary user; run it with `nginx -c` and this file.
 daemon off;
+pcre_jit on;
 worker_processes auto;
 worker_rlimit_nofile 4096;
 @@USER@@
@@ -94,6 +94,7 @@ class NginxSettings:
         directory: Existing directory for pid, logs and temporary files of an nginx
             of its own; None: a fragment for the `http` of an nginx that runs already.
         user: As whom an nginx of its own works if root starts it.
+        assumed: What URLs mean that do not say everything.
     """
 
     options: NginxOptions
@@ -105,6 +106,7 @@ class NginxSettings:
     secret: str = ""
     directory: Path | None = None
     user: str = ""
+    assumed: Assumptions = field(default_factory=Assumptions)
 
     def __post_init__(self) -> None:
         texts = {"upstream": self.upstream, "recipe": self.recipe}
@@ -115,6 +117,11 @@ class NginxSettings:
         for what, text in texts.items():
             if not _PLAIN.fullmatch(text):
                 raise ConfigError(f"nginx can't be given {text!r} as its {what}")
+        if len(os.fsencode(self.cold.removeprefix("unix:"))) > _SOCKET_BYTES:
+            raise ConfigError(
+                f"{self.cold} is too long for the path of a socket: let the option"
+                " nginx.cold_listen name another"
+            )
         if not _SECRET.fullmatch(self.secret):
             raise ConfigError("nginx can't be given this text as its refresh secret")
 
@@ -122,6 +129,12 @@ class NginxSettings:
     def servers(self) -> tuple[str, ...]:
         """Where the servers listen, one or several."""
         return tuple(self.options.servers.split()) or (self.upstream,)
+
+    @property
+    def cold(self) -> str:
+        """Where the cold hop listens."""
+        where = self.directory or Path("/run")
+        return self.options.cold_listen or f"unix:{where / _SOCKET}"
 
     @property
     def read_timeout(self) -> int:
@@ -150,6 +163,7 @@ def settings(config: Config, standalone: Path | None) -> NginxSettings:
         secret=config.http.refresh_secret,
         directory=None if standalone is None else standalone.absolute(),
         user=pwd.getpwuid(0).pw_name if root else "",
+        assumed=Assumptions.of(config, config.http.auto),
     )
 
 
@@ -171,16 +185,20 @@ def render(settings: NginxSettings) -> str:
 
 def _words(settings: NginxSettings) -> dict[str, str]:
     options, secret = settings.options, settings.secret
-    logs = settings.directory or Path("/var/log/nginx")
+    logs = settings.directory or LOGS
     return {
-        "EXTENSIONS": _EXTENSIONS,
+        "EXTENSIONS": EXTENSIONS,
+        "MAPS": maps(settings.assumed),
+        "NAMED": NAMED,
+        "VARIES": VARIES,
+        "ASSUMES": str(settings.assumed),
         "SERVERS": "\n    ".join(f"server {s} max_fails=0;" for s in settings.servers),
         "RECIPE": settings.recipe,
         "CANONICAL": CANONICAL,
         "REFRESH": f'"~^{secret}\\z" {secret};' if secret else "",
         "LISTEN": "\n    ".join(f"listen {where};" for where in options.listen.split()),
         "SERVER_NAME": options.server_name,
-        "ACCESS_LOG": str(logs / "image_repo.access.log"),
+        "ACCESS_LOG": str(logs / LOG),
         "CACHE_PATH": options.cache_path,
         "CACHE_KEYS": str(options.cache_keys),
         "CACHE_SIZE": str(options.cache_size),
@@ -188,6 +206,35 @@ def _words(settings: NginxSettings) -> dict[str, str]:
         "BODY_BYTES": str(settings.upload_bytes + _SLACK_BYTES),
         "READ_TIMEOUT": str(settings.read_timeout),
         "LOCK_TIMEOUT": str(settings.read_timeout + _SLACK_SECONDS),
+        "COLD_LISTEN": settings.cold,
+        "POLICY": POLICY,
+        "RETRY": str(_RETRY_SECONDS),
+        **_limits(options),
+    }
+
+
+def _limits(options: NginxOptions) -> dict[str, str]:
+    """Return the directives that limit clients, empty where an option says none."""
+    total, client = options.cold_total, options.cold_per_client
+    rate, burst = options.cold_rate, options.cold_burst
+    uploads, trusted = options.uploads_per_client, options.trusted_proxies.split()
+    believed = [
+        *(f"set_real_ip_from {proxy};" for proxy in trusted),
+        "real_ip_header X-Forwarded-For;",
+        "real_ip_recursive on;",
+    ]
+    return {
+        "COLD_TOTAL": f"limit_conn image_repo_all {total};" if total else "",
+        "COLD_CLIENT": f"limit_conn image_repo_clients {client};" if client else "",
+        "RATE_ZONE": "limit_req_zone $image_repo_cold_client"
+        f" zone=image_repo_rate:10m rate={rate}r/s;"
+        if rate
+        else "",
+        "COLD_RATE": f"limit_req zone=image_repo_rate burst={2 * burst} delay={burst};"
+        if rate
+        else "",
+        "UPLOADS": f"limit_conn image_repo_uploads {uploads};" if uploads else "",
+        "TRUSTED": "\n    ".join(believed) if trusted else "",
     }
 
 
@@ -195,7 +242,7 @@ def _fill(template: str, words: dict[str, str]) -> str:
     """Put *words* in; a line that holds nothing but an empty word is left out."""
     lines = []
     for line in template.splitlines():
-        if words.get(line.strip().strip("@"), line) == "":
+        if line and words.get(line.strip().strip("@"), line) == "":
             continue
         lines.append(re.sub("@@([A-Z_]+)@@", lambda m: words[m[1]], line))
     return "\n".join(lines) + "\n"

@@ -15,6 +15,7 @@ from image_repo import names
 from image_repo.changes import Changes
 from image_repo.derivations import Derivations
 from image_repo.errors import StoreError
+from image_repo.graphics import Graphics
 from image_repo.intermediates import Intermediates
 from image_repo.kept import KeptOriginals
 from image_repo.options import option
@@ -109,6 +110,7 @@ class Service:
 
     Attributes:
         derivations: Derived images.
+        graphics: Which originals are graphics.
     """
 
     def __init__(  # noqa: PLR0913 - the rooms it connects
@@ -150,6 +152,7 @@ class Service:
             failure_lifetime=options.failure_lifetime,
             clock=clock,
         )
+        self.graphics = Graphics(self.derivations, self._revisions, pool, clock)
         self._changes = Changes(
             self._revisions,
             self.derivations,

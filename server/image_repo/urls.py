@@ -5,6 +5,7 @@
 /images/{name}[.{kind}]                  derived image; POST, PUT, DELETE: the original
 /images/{name}/_/{modifiers}.{kind}      derived image, canonical
 /images/{name}/_/v_{tag}/{modifiers}.{kind}     the same, of one tag only
+/images/{name}/_/{modifiers}.auto        the same, in the kind that suits best
 /images/{name}/_/{view}                  what is said about an image
 /images/{name}/_/explain.json            the same about a derived image, with its words
 /images/{path}/                          everything below a path; POST: a form's file
@@ -16,59 +17,22 @@ From the values made here on, no raw text of the request exists.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from urllib.parse import quote, urlencode
 
-from image_repo import modifiers, names, patterns, targets, words
+from image_repo import listings, modifiers, names, targets, words
 from image_repo.errors import BadRequestError
-from image_repo.formats import Format, by_extension
-from image_repo.modifiers import ImageOptions, Modifier
+from image_repo.formats import AUTO, FORMATS, Format, by_extension
+from image_repo.listings import REGEX, ListRequest
+from image_repo.modifiers import KIND, ImageOptions, Modifier
 from image_repo.names import BASE, MARK, DerivedName, ImageName, Tag, image_name
-from image_repo.words import NUMBERS, TRUTH, TRUTHS, Word, Words
+from image_repo.words import TRUTH, TRUTHS, Word, Words
 
 URL = Word("url", (), TRUTH, "Answer a temporary URL, not the image.", "true", TRUTHS)
 META = Word(
     "meta", (), TRUTH, "Answer the original's metadata as JSON.", "true", TRUTHS
 )
-REGEX = Word(
-    patterns.PARAMETER,
-    (),
-    patterns.DIALECT,
-    "Choose images by their names; it may match anywhere in them.",
-    "site-[0-9]+",
-)
 DIRECTIVES = (URL, META, REGEX)
-
-MAX_LISTED = 10_000
-"""Names in one answer that says how to go on: they are held in memory."""
-
-MAX_MARKER = 1024  # bytes; as of any key
-
-PREFIX = Word(
-    "prefix",
-    (),
-    "the beginning of a name",
-    "List images whose names begin so.",
-    "plots/",
-)
-LIMIT = Word(
-    "limit",
-    (),
-    f"a whole number, 1 to {MAX_LISTED}",
-    "List so many at most; the header Link then has the URL of those that follow.",
-    "1000",
-    NUMBERS,
-)
-MARKER = Word(
-    "marker",
-    (),
-    f"a name, or what a Link has, of {MAX_MARKER} bytes at most and no controls",
-    "List what comes after it.",
-    "plots/site-7",
-)
-LISTING = (PREFIX, REGEX, LIMIT, MARKER)
 
 READING = ("GET", "HEAD")
 EXPLAIN = "explain.json"
@@ -79,6 +43,7 @@ _WRITING = ("POST", "PUT", "DELETE")
 
 _ORIGIN = re.compile("[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _VERSION = "v_"
+_ANY_KIND = FORMATS[0].kind
 
 
 class MethodError(BadRequestError):
@@ -110,30 +75,6 @@ class Directives:
 
 
 @dataclass(frozen=True, slots=True)
-class ListRequest:
-    """The names of images, in the order of the bytes of the keys of their originals.
-
-    Attributes:
-        prefix: What they begin with, in NFC.
-        regex: Text of a pattern that is found in them.
-        limit: How many at most; None: all.
-        marker: The key of the image after which the list begins, or its name.
-    """
-
-    prefix: str = ""
-    regex: str | None = None
-    limit: int | None = None
-    marker: str = ""
-
-    @property
-    def path(self) -> str:
-        """A target that asks the same, quoted."""
-        given = {word.name: getattr(self, word.name) for word in LISTING}
-        query = urlencode({k: v for k, v in given.items() if v}, quote_via=quote)
-        return f"{BASE}?{query}" if query else BASE
-
-
-@dataclass(frozen=True, slots=True)
 class DerivedRequest:
     """A derived image.
 
@@ -143,12 +84,14 @@ class DerivedRequest:
             percent-encoded doesn't count: nginx encodes anew what it passes on.
         tag: The only tag it may be served with; None: any.
         directives: What changes the answer.
+        negotiated: Whether its kind was chosen by what the client accepts.
     """
 
     name: DerivedName
     canonical: bool
     tag: Tag | None
     directives: Directives
+    negotiated: bool = False
 
     @property
     def path(self) -> str:
@@ -156,6 +99,24 @@ class DerivedRequest:
         return (
             self.name.path if self.tag is None else self.name.versioned_path(self.tag)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class AutoRequest:
+    """A derived image in the kind that suits the client and the image best.
+
+    Its name is not known yet: this is an alias of several.
+    """
+
+    image: ImageName
+    modifiers: tuple[Modifier, ...]
+    tag: Tag | None
+    directives: Directives
+
+    def into(self, kind: Format) -> DerivedRequest:
+        """Return what is asked for, once the kind is chosen."""
+        name = DerivedName(self.image, self.modifiers, kind)
+        return DerivedRequest(name, False, self.tag, self.directives, negotiated=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +158,7 @@ class ExplainRequest:
     name: DerivedName
 
 
-_BelowImage = DerivedRequest | ViewRequest | ExplainRequest
+_BelowImage = DerivedRequest | AutoRequest | ViewRequest | ExplainRequest
 Request = ListRequest | ImageRequest | FolderRequest | _BelowImage
 
 
@@ -246,7 +207,8 @@ def read(raw_target: str, method: str, defaults: ImageOptions) -> Request:
         raise BadRequestError(f"the path must begin with {BASE}")
     target = _Target(tuple(segments), pairs, method, defaults)
     if target.segments in {(), ("",)}:
-        return _list(target)
+        target.need(*READING)
+        return listings.read(target.words(listings.LISTING))
     if MARK in target.segments:
         return _below_image(target)
     if not target.segments[-1]:
@@ -276,13 +238,6 @@ def split_extension(segment: str) -> tuple[str, str]:
 # -- each form -------------------------------------------------------------------------
 
 
-def _list(target: _Target) -> ListRequest:
-    target.need(*READING)
-    given = target.words(LISTING)
-    limit = words.integer(given, LIMIT.name, 1, MAX_LISTED, LIMIT.values)
-    return ListRequest(_prefix(given), _regex(given), limit, _marker(given))
-
-
 def _folder(target: _Target, segments: Sequence[str]) -> FolderRequest:
     path = image_name("/".join(segments))
     if target.method in {"PUT", "DELETE"}:
@@ -290,8 +245,7 @@ def _folder(target: _Target, segments: Sequence[str]) -> FolderRequest:
     target.need(*READING, "POST")
     known = () if target.method == "POST" else (*modifiers.words_known(), *DIRECTIVES)
     given = target.words(known)
-    asked, row = modifiers.read(given, target.defaults)
-    return FolderRequest(path, asked, row, _directives(given))
+    return FolderRequest(path, *_decided(given, target), _directives(given))
 
 
 def _image(target: _Target) -> Request:
@@ -307,10 +261,26 @@ def _image(target: _Target) -> Request:
     kinds = ((modifiers.KIND.name, extension),) if extension else ()
     target = replace(target, pairs=(*kinds, *target.pairs))
     given = target.words((*modifiers.words_known(), URL, META))
+    directives = _directives(given)
+    if _is_auto(given.get(KIND.name, "")):
+        asked, _ = modifiers.read({**given, KIND.name: _ANY_KIND}, target.defaults)
+        return AutoRequest(image, asked, None, directives)
     name = DerivedName(image, *modifiers.read(given, target.defaults))
-    return DerivedRequest(
-        name, canonical=False, tag=None, directives=_directives(given)
-    )
+    return DerivedRequest(name, canonical=False, tag=None, directives=directives)
+
+
+def _is_auto(kind: str) -> bool:
+    return kind.lower() == AUTO
+
+
+def _decided(given: Words, target: _Target) -> tuple[tuple[Modifier, ...], Format]:
+    """Return modifiers and format of what is not one image for one client."""
+    if _is_auto(given.get(KIND.name, "")):
+        raise BadRequestError(
+            f"kind {AUTO!r} is chosen for one image at a time:"
+            f" here it must be {KIND.values}"
+        )
+    return modifiers.read(given, target.defaults)
 
 
 def _below_image(target: _Target) -> _BelowImage:
@@ -321,8 +291,7 @@ def _below_image(target: _Target) -> _BelowImage:
             target.need(*VIEWS[view])
             if view == EXPLAIN:
                 given = target.words(modifiers.words_known())
-                name = DerivedName(image, *modifiers.read(given, target.defaults))
-                return ExplainRequest(name)
+                return ExplainRequest(DerivedName(image, *_decided(given, target)))
             target.words(())
             return ViewRequest(image, view)
         case (text,) if text:
@@ -341,10 +310,16 @@ def _below_image(target: _Target) -> _BelowImage:
 
 def _derived(
     target: _Target, image: ImageName, text: str, tag: Tag | None
-) -> DerivedRequest:
-    name = DerivedName(image, *names.read_text(text, target.defaults))
+) -> DerivedRequest | AutoRequest:
+    stem, _, kind = text.rpartition(".")
+    auto = _is_auto(kind)
+    written = f"{stem}.{_ANY_KIND}" if auto else text
+    asked, row = names.read_text(written, target.defaults)
     target.need(*READING)
     found = _directives(_only_directives(target), modified=True)
+    if auto:
+        return AutoRequest(image, asked, tag, found)
+    name = DerivedName(image, asked, row)
     version = () if tag is None else (f"{_VERSION}{tag}",)
     canonical = (*image.split("/"), MARK, *version, name.text)
     return DerivedRequest(name, target.segments == canonical, tag, found)
@@ -364,7 +339,7 @@ def _only_directives(target: _Target) -> Words:
 def _directives(given: Words, *, modified: bool = False) -> Directives:
     """Return the directives among *given*; *modified*: the path has modifiers in it."""
     found = Directives(
-        words.truth(given, "url"), words.truth(given, "meta"), _regex(given)
+        words.truth(given, "url"), words.truth(given, "meta"), listings.regex(given)
     )
     if found.url and found.meta:
         raise BadRequestError("parameters 'url' and 'meta' can't be given together")
@@ -373,28 +348,3 @@ def _directives(given: Words, *, modified: bool = False) -> Directives:
         shown = ", ".join(sorted(others)) or "those in the path"
         raise BadRequestError(f"parameter 'meta' takes no modifiers, not {shown}")
     return found
-
-
-def _prefix(given: Words) -> str:
-    text = unicodedata.normalize("NFC", given.get(PREFIX.name, ""))
-    if text:
-        try:
-            image_name(f"{text}x")
-        except BadRequestError as error:
-            raise BadRequestError(
-                f"parameter {PREFIX.name!r} must be {PREFIX.values}: {error}"
-            ) from error
-    return text
-
-
-def _marker(given: Words) -> str:
-    text = given.get(MARKER.name, "")
-    hidden = any(unicodedata.category(c) == "Cc" for c in text)
-    if hidden or len(text.encode()) > MAX_MARKER:
-        words.refuse(MARKER.name, text, MARKER.values)
-    return text
-
-
-def _regex(given: Words) -> str | None:
-    text = given.get(REGEX.name)
-    return None if text is None else patterns.checked(text)

@@ -19,7 +19,9 @@ TRUTHS = "[Tt]rue|[Ff]alse|yes|no|1|0"
 NUMBERS = "[1-9][0-9]{0,3}"
 """Matches whole numbers that are allowed wherever some thousands are."""
 
-_YES = ("true", "1", "yes")
+YES = ("true", "1", "yes")
+"""Texts that say yes, in any case of their letters."""
+
 _NO = ("false", "0", "no")
 _DIGITS = re.compile("[0-9]+")
 _MOST_DIGITS = 9
@@ -115,7 +117,7 @@ def truth(words: Words, name: str, more: str = "") -> bool:
         BadRequestError: The text is neither a yes nor a no; says *more* allowed words.
     """
     text = words.get(name, "no")
-    if text.lower() in _YES:
+    if text.lower() in YES:
         return True
     if text.lower() in _NO:
         return False

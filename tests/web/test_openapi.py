@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pictures import jpeg
 from servers import Client
 
-from image_repo import modifiers, urls
+from image_repo import listings, modifiers, urls
 from image_repo.modifiers import ImageOptions
 from image_repo.web.errors import STATUSES
 from image_repo.words import Word
@@ -27,7 +27,7 @@ CHECKS = (
 
 WORDS = [
     *[("/images/x", word) for word in (*modifiers.words_known(), *urls.DIRECTIVES)],
-    *[("/images", word) for word in urls.LISTING],
+    *[("/images", word) for word in listings.LISTING],
 ]
 
 

@@ -27,6 +27,24 @@ def preferred(header: str, offers: Sequence[str]) -> str:
     return max(offers, key=liked)
 
 
+def outright(header: str, offers: Sequence[str]) -> str | None:
+    """Return the media type that a client names outright and likes best; None: none.
+
+    Ranges with a star don't count: browsers send them whatever they can show.
+
+    Args:
+        header: As `preferred`.
+        offers: Media types; of those that it likes as well the first is taken.
+    """
+    ranges = [_range(text) for text in header.lower().split(",")]
+    liked = {
+        offer: max((quality for name, quality in ranges if name == offer), default=0.0)
+        for offer in offers
+    }
+    best = max(offers, key=liked.__getitem__, default=None)
+    return best if best is not None and liked[best] > 0 else None
+
+
 def _range(text: str) -> tuple[str, float]:
     """Return a media range without its parameters, and its quality."""
     name, *parameters = (part.strip() for part in text.split(";"))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from image_repo import names
+from image_repo.formats import AUTO
 from image_repo.modifiers import read
 from image_repo.names import DerivedName
 from image_repo.options import option
@@ -63,6 +64,12 @@ class HttpOptions:
         low=0,
         high=YEAR,
     )
+    auto_kinds: str = option(
+        "avif webp",
+        "Kinds that `auto` chooses by what a client accepts, the preferred first. What"
+        " accepts none of them gets jpg or png. Empty: everybody does.",
+        pattern="(avif( webp)?|webp( avif)?)?",
+    )
     cache_tag_headers: str = option(
         "Cache-Tag Surrogate-Key",
         "Names of the headers, separated by a space, that carry the tag by which a CDN"
@@ -94,6 +101,11 @@ class HttpOptions:
     drain_seconds: float = option(
         30.0, "Seconds that requests under way get at the end.", low=0, high=3600
     )
+
+    @property
+    def auto(self) -> tuple[str, ...]:
+        """What `auto_kinds` names."""
+        return tuple(self.auto_kinds.split())
 
     @property
     def held_seconds(self) -> int:
@@ -137,8 +149,10 @@ class Terms:
             kept: Whether caches may keep it at all.
         """
         tagged = self.options.cache_tag_headers.split()
+        # nginx would keep what is assumed for as long as it can be revalidated.
+        etag = {} if self.assumed else {"ETag": names.etag(tag, name)}
         return {
-            "ETag": names.etag(tag, name),
+            **etag,
             "Cache-Control": self.cache_control if kept else "no-store",
             **dict.fromkeys(tagged, names.cache_tag(name.image)),
         }
@@ -184,6 +198,9 @@ EXAMPLES: tuple[tuple[str, dict[str, str]], ...] = (
 )
 """URLs ready to embed that are said of every image: their word, and what they ask."""
 
+AUTO_EXAMPLE = "w_400"
+"""That of them which is said with the kind left open, too."""
+
 
 def information(
     original: Original, tag: Tag, images: ImageOptions, options: HttpOptions
@@ -195,6 +212,7 @@ def information(
     examples = {
         word: DerivedName(image, *read(asked, images)) for word, asked in EXAMPLES
     }
+    auto = examples[AUTO_EXAMPLE]
     return {
         "name": image,
         "width": size.width,
@@ -206,11 +224,20 @@ def information(
         "uploaded": original.uploaded.isoformat(),
         "tag": tag,
         "cache_tag": names.cache_tag(image),
-        "urls": {word: base + name.path for word, name in examples.items()},
+        "urls": {
+            **{word: base + name.path for word, name in examples.items()},
+            AUTO: base + _auto(auto.path),
+        },
         "versioned": {
-            word: base + name.versioned_path(tag) for word, name in examples.items()
+            **{w: base + name.versioned_path(tag) for w, name in examples.items()},
+            AUTO: base + _auto(auto.versioned_path(tag)),
         },
     }
+
+
+def _auto(path: str) -> str:
+    """Return the canonical *path* with the kind left open."""
+    return f"{path.rpartition('.')[0]}.{AUTO}"
 
 
 def as_json(

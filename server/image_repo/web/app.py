@@ -14,6 +14,7 @@ from image_repo.web.errors import (
     note_begun,
 )
 from image_repo.web.handlers import ROOM, Room, dispatch
+from image_repo.web.negotiation import check_kinds
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ def make_app(room: Room) -> web.Application:
         },
     )
     app[ROOM] = room
+    check_kinds(room)
     app.on_response_prepare.append(note_begun)
     # Every path is read by `image_repo.urls`, from the raw request, and by nothing
     # else: two parsers that differ are how caches are poisoned.

@@ -23,8 +23,10 @@ from image_repo.errors import (
     ForbiddenError,
     UnknownImageError,
 )
+from image_repo.formats import AUTO
+from image_repo.listings import ListRequest
 from image_repo.purge import REFRESH_HEADER
-from image_repo.web import answers, listing, metadata, selected, views
+from image_repo.web import answers, listing, metadata, negotiation, selected, views
 from image_repo.web.answers import HttpOptions, Terms
 from image_repo.web.errors import (
     HOP,
@@ -50,6 +52,9 @@ logger = logging.getLogger(__name__)
 
 CACHED_HOP = "/_c"
 """Begins the paths that only nginx's internal, cached location asks for."""
+
+FRONT = "@asked"
+"""nginx's location that asks for what the client has asked for, as it is."""
 
 RECIPE_HEADER = "X-Image-Repo-Recipe"
 """Carries the recipe that nginx's configuration was written with."""
@@ -114,17 +119,19 @@ async def dispatch(request: web.Request) -> web.StreamResponse:
     return await _answer(request, room, urls.read(raw, request.method, room.images))
 
 
-async def _answer(
+async def _answer(  # noqa: PLR0911 - one for each meaning
     request: web.Request, room: Room, target: urls.Request
 ) -> web.StreamResponse:
     match target:
         case urls.DerivedRequest():
             return await derived(request, room, target)
+        case urls.AutoRequest():
+            return await negotiated(request, room, target)
         case urls.ImageRequest():
             return await write(request, room, target.image)
         case urls.FolderRequest():
             return await folder(request, room, target)
-        case urls.ListRequest():
+        case ListRequest():
             return await listing.give(request, room, target)
         case urls.ViewRequest():
             return await views.VIEWS[target.view](request, room, target.image)
@@ -160,14 +167,33 @@ async def derived(
         return await metadata.give(request, room, target.name.image)
     if target.directives.url:
         return await _link(room, target)
+    written = target.name.format.kind in room.pool.kinds
     if request[HOP] and target.canonical:
+        # nginx may have chosen a kind that can't be written here: choose again.
+        if not written:
+            return _elsewhere(FRONT)
         return await _hop(request, room, target)
-    if room.behind_nginx:
-        return web.Response(
-            headers={"X-Accel-Redirect": CACHED_HOP + target.path},
-            content_type="application/octet-stream",
-        )
+    if room.behind_nginx and written:
+        said = f"?{AUTO}" if target.negotiated else ""
+        return _elsewhere(CACHED_HOP + target.path + said)
     return await _image(request, room, target)
+
+
+async def negotiated(
+    request: web.Request, room: Room, target: urls.AutoRequest
+) -> web.StreamResponse:
+    """Answer a derived image in the kind that suits best."""
+    kind = await negotiation.choose(request, room, target.image)
+    response = await derived(request, room, target.into(kind))
+    response.headers["Vary"] = "Accept"
+    return response
+
+
+def _elsewhere(where: str) -> web.Response:
+    """Send nginx to another place of its own."""
+    return web.Response(
+        headers={"X-Accel-Redirect": where}, content_type="application/octet-stream"
+    )
 
 
 async def _link(room: Room, target: urls.DerivedRequest) -> web.Response:
@@ -209,6 +235,12 @@ async def _hop(
             " its configuration again by `image_repo nginx-conf`"
         )
         response.headers.update({"X-Accel-Expires": "0", "Cache-Control": "no-store"})
+    own = negotiation.assumed(room)
+    if request.headers.get(negotiation.ASSUMES_HEADER, own) != own:
+        logger.error(
+            "nginx takes other kinds or thumbnails for granted than the configuration"
+            " says: write its configuration again by `image_repo nginx-conf`"
+        )
     # What is about to be said was true just now: nothing is awaited in between.
     with room.service.sending(image, target.path):
         await response.prepare(request)
@@ -246,8 +278,9 @@ async def _image(
     tag = await room.service.tag(name.image)
     if target.tag is not None and target.tag != tag:
         return _moved(name.path)
-    if not_modified(request.headers.get("If-None-Match"), names.etag(tag, name)):
-        terms = _terms(room, target, tag)
+    terms, given = _terms(room, target, tag), request.headers.get("If-None-Match")
+    # nginx keeps the headers of what it revalidates, and terms are about to change.
+    if not terms.assumed and not_modified(given, names.etag(tag, name)):
         return web.Response(
             status=HTTPStatus.NOT_MODIFIED,
             headers=answers.headers_of(name, tag, terms),

@@ -22,8 +22,8 @@ from image_repo.web.streams import send, while_there
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from image_repo.listings import ListRequest
     from image_repo.names import ImageName
-    from image_repo.urls import ListRequest
     from image_repo.web.handlers import Room
 
 T = TypeVar("T", bound=Named)

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
-from image_repo import links, modifiers, urls
+from image_repo import links, listings, modifiers, urls
 from image_repo.errors import ImageRepoError
-from image_repo.formats import FORMATS
+from image_repo.formats import AUTO, FORMATS
 from image_repo.names import BASE, FULL, MARK
 from image_repo.web.errors import STATUSES
 from image_repo.words import Word
@@ -38,7 +38,8 @@ _DERIVED: Final[Json] = {
     "name": "derived",
     "in": "path",
     "required": True,
-    "description": f"Modifiers in their order and a kind; without any, {FULL}.",
+    "description": f"Modifiers in their order and a kind; without any, {FULL}."
+    f" The kind {AUTO} is the one that suits Accept and the image best.",
     "schema": {
         "type": "string",
         "pattern": rf"^({FULL}|[a-z]+_[a-z0-9._]+(-[a-z]+_[a-z0-9._]+)*)\.[a-z]+$",
@@ -157,7 +158,7 @@ def _paths() -> Json:
     asked = (*modifiers.words_known(), *urls.DIRECTIVES)
     with_url = (urls.URL, urls.META)
     return {
-        BASE: {"get": _reading("List images", _LISTS, urls.LISTING)},
+        BASE: {"get": _reading("List images", _LISTS, listings.LISTING)},
         image: {
             "get": _reading("Get an image, or what matches below it", _IMAGES, asked),
             "put": _writing("Store or replace an image"),
