@@ -12,7 +12,8 @@ from nginx.harness import RECIPE, SECRET, program, settings
 from image_repo.errors import ConfigError
 from image_repo.formats import FORMATS
 from image_repo.names import DerivedName, Tag, image_name
-from image_repo.nginx import CANONICAL, render
+from image_repo.nginx import render
+from image_repo.nginx_maps import CANONICAL
 from image_repo.options import load
 from image_repo.purge import NginxOptions
 
@@ -162,7 +163,8 @@ def test_before_one_server_nothing_is_said_of_several(
     alone = render(replace(chosen, options=replace(chosen.options, servers=servers)))
 
     assert "server 127.0.0.1:5001 max_fails=0;" in alone
-    for word in ("hash", "image_repo_image", "proxy_next_upstream_tries", "@reading"):
+    several = ("consistent", "image_repo_image", "proxy_next_upstream_tries")
+    for word in (*several, "@reading"):
         assert word not in alone
     assert not re.search("@several|@end|@@", alone)
 
@@ -177,6 +179,7 @@ def test_every_server_is_named_and_shares_the_images(tmp_path: Path) -> None:
         "a.example:1",
         "unix:/run/b.sock",
         "[::1]:3",
+        chosen.cold,
     ]
     assert "hash $image_repo_image consistent;" in text
     assert chosen.upstream not in text
@@ -189,7 +192,7 @@ def test_every_extension_of_an_upload_is_left_out_of_an_images_name(
     options = replace(chosen.options, servers="a:1 b:2")
 
     (words,) = re.findall(
-        r"\(\?i:([a-z|]+)\)", render(replace(chosen, options=options))
+        r"image_repo_stem>.*\(\?i:([a-z|]+)\)", render(replace(chosen, options=options))
     )
 
     assert set(words.split("|")) == {e for row in FORMATS for e in row.extensions}

@@ -281,6 +281,14 @@ def test_a_data_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_the_socket_that_a_killed_nginx_has_left_is_taken_away(tmp_path: Path) -> None:
+    with supervise.short(tmp_path) as run:
+        (run / supervise.COLD).touch()
+
+    with supervise.short(tmp_path) as again:
+        assert not (again / supervise.COLD).exists()
+
+
 def test_the_socket_of_a_deep_data_directory_is_elsewhere(tmp_path: Path) -> None:
     with supervise.short(tmp_path / ("x" * 100)) as run:
         assert len(str(run / "server.sock")) < 100

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import stat
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,9 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from image_repo import assemble, config, nginx, supervise
+from image_repo import accesslog, assemble, config, nginx, supervise
 from image_repo.errors import ConfigError
 from image_repo.originals import Originals
+from image_repo.report import Report
 from image_repo.storage import open_place, open_storage
 from image_repo.transfer.copying import check_source, copy, read_place
 from image_repo.transfer.importing import Folder, import_folder
@@ -224,6 +226,42 @@ def _url_key(_given: Namespace, chosen: Config) -> int:
     return 0
 
 
+# -- cache-report ----------------------------------------------------------------------
+
+
+def _cache_report_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "logs",
+        nargs="*",
+        metavar="LOG",
+        help="nginx's access log, also compressed by gzip; - is the standard input,"
+        " which is also taken where none is named and it is a file or a pipe; else that"
+        " of with-nginx, or /var/log/nginx/image_repo.access.log",
+    )
+    parser.add_argument(
+        "--top", type=int, default=10, metavar="N", help="rows of long tables (10)"
+    )
+    parser.add_argument("--json", action="store_true", help="as JSON, not as tables")
+
+
+def _cache_report(given: Namespace, chosen: Config) -> int:
+    report = Report(max(1, given.top))
+    for log in given.logs or [_default_log(chosen)]:
+        with accesslog.opened(log) as stream:
+            for line in accesslog.lines(stream):
+                report.add(line)
+    sys.stdout.write(report.json() if given.json else report.text())
+    return 0
+
+
+def _default_log(chosen: Config) -> str:
+    # cron and the like give /dev/null, which is a device as a terminal is
+    if not stat.S_ISCHR(os.fstat(sys.stdin.fileno()).st_mode):
+        return accesslog.STDIN
+    own = chosen.work_directory / "nginx" / nginx.LOG
+    return str(own if own.exists() else nginx.LOGS / nginx.LOG)
+
+
 # -- the table -------------------------------------------------------------------------
 
 COMMANDS = (
@@ -239,6 +277,12 @@ COMMANDS = (
     ),
     Command("import", "store the images of a folder", _import, _import_arguments),
     Command("copy", "copy all originals to another store", _copy, _copy_arguments),
+    Command(
+        "cache-report",
+        "say what nginx's access log tells of its cache",
+        _cache_report,
+        _cache_report_arguments,
+    ),
     Command(
         "url-key",
         "change what signs temporary URLs",

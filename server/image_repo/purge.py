@@ -26,6 +26,7 @@ from yarl import URL
 
 from image_repo import names
 from image_repo.errors import ConfigError
+from image_repo.front import FrontOptions
 from image_repo.options import option
 
 if TYPE_CHECKING:
@@ -45,51 +46,11 @@ REFRESH_SECONDS = 5.0
 REMEMBERED = 100_000
 """How many answered paths are remembered: about 40 MB at most."""
 
-_LISTEN = r"(?:(?:\*|[0-9.]+|\[[0-9A-Fa-f:.]+\]):)?[0-9]{1,5}"
-_SERVER = r"(?:unix:/[A-Za-z0-9._/-]+|(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5})"
-
 
 @dataclass(frozen=True, slots=True)
-class NginxOptions:
-    """Section *nginx*: where nginx listens, what it may keep, how it forgets."""
+class NginxOptions(FrontOptions):
+    """Section *nginx*: all of nginx, and how it forgets."""
 
-    listen: str = option(
-        "*:8080",
-        "Where nginx listens: addresses with ports, separated by a space; * is every"
-        " IPv4 address.",
-        pattern=rf"{_LISTEN}(?: {_LISTEN})*",
-    )
-    server_name: str = option(
-        "_",
-        "Host names that nginx answers to, separated by a space; _ is any.",
-        pattern=r"[A-Za-z0-9._*-]+(?: [A-Za-z0-9._*-]+)*",
-    )
-    servers: str = option(
-        "",
-        "Servers before which this nginx is: HOST:PORT or unix:PATH of each, separated"
-        " by a space; all requests for an image go to the same one. Empty: the one that"
-        " `listen` names.",
-        pattern=rf"(?:{_SERVER}(?: {_SERVER})*)?",
-    )
-    cache_path: str = option(
-        "/var/cache/image_repo-nginx",
-        "Directory in which nginx keeps answers; its parent must exist.",
-        pattern=r"/[A-Za-z0-9._/-]+",
-    )
-    cache_size: int = option(
-        10 * 2**30, "Disk space that nginx's cache may take.", low=2**20, size=True
-    )
-    cache_keys: int = option(
-        64 * 2**20,
-        "Memory for nginx's list of cached answers; 1 MiB lists about 8,000.",
-        low=2**20,
-        size=True,
-    )
-    cache_inactive: str = option(
-        "30d",
-        "Answers that nobody asked for during this time leave nginx's cache.",
-        pattern=r"[1-9][0-9]{0,8}[smhdw]",
-    )
     purge: str = option(
         "auto",
         "How nginx forgets a replaced or deleted image: unlink removes its cache files,"

@@ -37,7 +37,7 @@ LOOPBACK = ("127.0.0.1", "::1")
 MARGIN = 5.0  # seconds above http.drain_seconds, in which a child should have ended
 LOOK = 0.5  # seconds between two looks at the code
 MAX_PORT = 2**16 - 1
-SOCKET = "server.sock"
+SOCKET, COLD = "server.sock", "nginx.sock"
 SOCKET_PATH = 100  # bytes; Linux allows 107, see unix(7)
 HARMLESS = re.compile("PATH|HOME|TZ|LANG|LC_[A-Z]+")
 """The only variables that nginx gets: it has no use for credentials."""
@@ -67,7 +67,7 @@ class Plan:
         addresses: Where nginx listens, as `127.0.0.1` or `::1`.
         port: Its port.
         places: Where things are kept, as absolute paths.
-        run: The directory of the socket; short enough for its path.
+        run: The directory of the sockets; short enough for their paths.
     """
 
     command: tuple[str, ...]
@@ -103,6 +103,7 @@ class Plan:
             "IMAGE_REPO_BEHIND_NGINX": "true",
             "IMAGE_REPO_LISTEN": f"unix:{self.socket}",
             "IMAGE_REPO_NGINX_CACHE_PATH": str(self.nginx / "cache"),
+            "IMAGE_REPO_NGINX_COLD_LISTEN": f"unix:{self.run / COLD}",
             "IMAGE_REPO_NGINX_LISTEN": " ".join(f"{a}:{self.port}" for a in written),
         }
 
@@ -244,9 +245,7 @@ async def child(
         yield process
     finally:
         await end(process, signal.SIGTERM, stop)
-        with contextlib.suppress(
-            ProcessLookupError
-        ):  # what a killed parent left behind
+        with contextlib.suppress(ProcessLookupError):  # what a killed parent left
             os.killpg(process.pid, signal.SIGKILL)
 
 
@@ -379,9 +378,8 @@ def owned(directory: Path) -> Iterator[Path]:
             lock = stack.enter_context((directory / "lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            busy = isinstance(error, BlockingIOError)
             reason = error.strerror
-            if busy:
+            if isinstance(error, BlockingIOError):
                 reason = "another server uses it; the option `work` (IMAGE_REPO_WORK)"
                 reason += " or --data chooses another"
             raise ConfigError(f"directory {directory}: {reason}") from error
@@ -394,6 +392,7 @@ def short(work: Path) -> Iterator[Path]:
     inside = work / "run"
     if len(os.fsencode(inside / SOCKET)) <= SOCKET_PATH:
         inside.mkdir(mode=0o700, exist_ok=True)
+        (inside / COLD).unlink(missing_ok=True)  # nginx fails at one it left behind
         yield inside
     else:
         with tempfile.TemporaryDirectory(prefix="image-repo.") as outside:

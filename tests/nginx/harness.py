@@ -17,6 +17,7 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_to_bytes
 from aiohttp import web
 from multidict import CIMultiDict
 
+from image_repo.assumptions import Assumptions
 from image_repo.nginx import NginxSettings, render
 from image_repo.purge import NginxOptions, cache_file
 
@@ -24,6 +25,8 @@ SECRET = "a-secret-of-these-tests"
 RECIPE = "0123456789abcdef"
 BAD_ESCAPE = re.compile("%(?![0-9A-Fa-f]{2})")
 PATH = "/images/a/_/w_400.webp"
+ASSUMED = Assumptions("full.webp", "w_50-h_50-thumb_els.webp")
+"""What the stand-in means, which knows one kind alone."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,7 @@ def settings(directory: Path, **changes: object) -> NginxSettings:
         deadline=20,
         store=80,
         secret=SECRET,
+        assumed=ASSUMED,
         directory=directory,
         user="root" if os.geteuid() == 0 else "",
     )
@@ -197,8 +201,17 @@ async def nginx(chosen: NginxSettings) -> AsyncIterator[Front]:
     assert directory is not None
     conf = directory / "nginx.conf"
     conf.write_text(render(chosen))
+    async with nginx_from(conf, chosen, directory) as front:
+        yield front
+
+
+@asynccontextmanager
+async def nginx_from(
+    conf: Path, chosen: NginxSettings, directory: Path, *words: str
+) -> AsyncIterator[Front]:
+    """Run nginx with *conf*, which holds what was *chosen*, and more *words*."""
     child = await asyncio.create_subprocess_exec(
-        program(), "-c", str(conf), stderr=asyncio.subprocess.PIPE
+        program(), "-c", str(conf), *words, stderr=asyncio.subprocess.PIPE
     )
     port = int(chosen.options.listen.rpartition(":")[2])
     try:

@@ -48,7 +48,8 @@ def _tried(options: purge.NginxOptions, directory: Path) -> purge.NginxOptions:
     ports = [int(text.rpartition(":")[2]) for text in options.listen.split()]
     may = os.geteuid() == 0 or min(ports) >= PRIVILEGED
     listen = options.listen if may else f"unix:{directory}/nginx.sock"
-    return replace(options, cache_path=str(directory / "cache"), listen=listen)
+    cache = str(directory / "cache")
+    return replace(options, cache_path=cache, listen=listen, cold_listen="")
 
 
 async def _output(command: tuple[str, ...], environ: Mapping[str, str]) -> str:
