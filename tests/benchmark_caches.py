@@ -9,10 +9,11 @@ import argparse
 import asyncio
 import io
 import json
+import shutil
 import statistics
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,10 +111,8 @@ async def restart(images: int, work: Path) -> None:
         for path in paths:
             await first.get(path)
         await asyncio.sleep(1)
-    for entry in work.glob("nginx*/cache"):
-        print(f"nginx keeps {sum(1 for p in entry.rglob('*') if p.is_file())} answers")
-    fresh = {"IMAGE_REPO_NGINX_CACHE_PATH": str(work / "another")}
-    async with site(work, fresh) as second:
+    shutil.rmtree(work / "nginx")
+    async with site(work) as second:
         started = time.perf_counter()
         for path in paths:
             await second.get(path)
@@ -132,8 +131,8 @@ async def distinct(count: int, work: Path) -> None:
     body = small(64)
     async with site(work) as where:
         originals = -(-count // 6400)
-        for number in range(originals):
-            await where.put(f"/images/many/{number}", body)
+        for original in range(originals):
+            await where.put(f"/images/many/{original}", body)
         names = iter(
             f"/images/many/{n}/_/w_{w}-q_{q}.jpg"
             for n in range(originals)
@@ -148,14 +147,28 @@ async def distinct(count: int, work: Path) -> None:
                 if done >= count:
                     return
                 done += 1
+                number = done
                 await where.get(path)
-                if done in marks:
+                if number in marks:
                     took = time.perf_counter() - started
-                    mib = await asyncio.to_thread(memory, tree(where.root))
-                    print(f"{done} images, {took:.0f} s: {mib:.0f} MiB", flush=True)
+                    mib = await asyncio.to_thread(parts, tree(where.root))
+                    print(f"{number} images, {took:.0f} s: {mib}", flush=True)
 
         marks = {count // 100, count // 10, count // 4, count // 2, count}
         await asyncio.gather(*(client() for _ in range(8)))
+
+
+def parts(processes: Iterable[int]) -> str:
+    """Say how much memory server, workers and nginx take."""
+    members: dict[str, list[int]] = {"server": [], "workers": [], "nginx": []}
+    for process in processes:
+        try:
+            command = Path(f"/proc/{process}/cmdline").read_bytes()
+        except OSError:
+            continue
+        worker, nginx = b"transform.worker" in command, command.startswith(b"nginx")
+        members["workers" if worker else "nginx" if nginx else "server"].append(process)
+    return ", ".join(f"{name} {memory(of):.0f} MiB" for name, of in members.items())
 
 
 async def run(given: argparse.Namespace) -> None:

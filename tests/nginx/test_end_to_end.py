@@ -34,9 +34,13 @@ from pictures import colour, decode, encode, jpeg
 from PIL import Image
 from servers import on_swift
 
-from image_repo import assemble
+from image_repo import assemble, names
+from image_repo.assumptions import Assumptions
 from image_repo.config import Config
 from image_repo.nginx import settings as settings_of
+from image_repo.quota import Bounds
+from image_repo.shelf import Shelf
+from image_repo.storage import open_storage
 from image_repo.transform.pool import Pool
 from image_repo.web.app import make_app
 from image_repo.web.errors import Handler
@@ -52,10 +56,23 @@ class Site:
     front: Front
     asked: list[str]
     """Raw paths that reached the server, over both hops."""
+    config: Config
+    environ: Mapping[str, str]
 
     async def put(self, shade: tuple[int, ...], target: str = "/images/x") -> int:
         body = encode(Image.new("RGB", (60, 60), shade), "PNG")
         return (await self.front.ask(target, "PUT", body=body)).status
+
+    async def levels(self, part: str) -> set[str]:
+        """Return which levels but memory have anything of x with *part* in its key."""
+        cache, image = self.config.cache_directory, names.image_name("x")
+        found = set()
+        for name in ("derived", "originals", "intermediates"):
+            async with Shelf(cache / name, Bounds(2**40, 10**6, 0)) as shelf:
+                found |= {name for key in await shelf.keys(image) if part in key}
+        async with open_storage(self.config, self.environ) as storage:
+            stored = storage.derived.list(names.derived_prefix(image))
+            return found | {"store" async for key in stored if part in key}
 
     async def seen(self, target: str = HOT) -> tuple[int, int, int]:
         answer = await self.front.ask(target)
@@ -70,10 +87,12 @@ async def site(
     user: str = "",
     written_for: Config | None = None,
     environ: Mapping[str, str] = os.environ,
+    assumed: Assumptions | None = None,
 ) -> AsyncIterator[Site]:
     """Nginx as *user*, if root starts it, before the server as it is.
 
     *written_for*: the configuration whose recipe nginx has, if not the server's.
+    *assumed*: what nginx takes for granted, if not what the server's says.
     """
     directory = Path(tempfile.mkdtemp(prefix="image-repo-test."))
     directory.chmod(0o755)
@@ -102,10 +121,12 @@ async def site(
         chosen = replace(settings_of(config, directory), upstream=f"127.0.0.1:{port}")
         if written_for is not None:
             chosen = replace(chosen, recipe=written_for.settings_recipe)
+        if assumed is not None:
+            chosen = replace(chosen, assumed=assumed)
         if user and os.geteuid() == 0:
             chosen = replace(chosen, user=user)
         front = await stack.enter_async_context(nginx(chosen))
-        yield Site(front, asked)
+        yield Site(front, asked, config, environ)
 
 
 @pytest_asyncio.fixture(params=["unlink", "refresh", "swift"])
@@ -172,6 +193,15 @@ async def test_a_hit_answers_ranges_and_revalidation(served: Site) -> None:
     assert (known.status, known.body) == (304, b"")
     assert head.headers["Content-Length"] == str(len(whole.body))
     assert {answer.cache for answer in (part, known, head)} == {"HIT"}
+
+
+async def test_the_longest_name_is_served(served: Site) -> None:
+    name = quote("\u00e9" * 350)
+    assert await served.put((9, 9, 9), f"/images/{name}") == 201
+
+    for target in (f"{name}/_/w_40.png", f"{name}.png?w=040", f"{name}.png?w=40"):
+        answer = await served.front.ask(f"/images/{target}")
+        assert (answer.status, target[-9:]) == (200, target[-9:])
 
 
 async def test_a_thousand_first_requests_cause_one_derivation(
@@ -267,6 +297,67 @@ async def test_a_purge_makes_nginx_ask_again(served: Site) -> None:
     assert purged.status == 204
     again = await served.front.ask(HOT)
     assert again.cache in {"MISS", "EXPIRED"}
+
+
+async def everywhere(served: Site, tag: str) -> list[str]:
+    """Have sizes of x at every level, and return their paths."""
+    front, versioned = served.front, f"/images/x/_/v_{tag}/w_41.png"
+    targets = [HOT, ALIAS, versioned, "/images/x?w=42&kind=png"]
+    for target in targets:
+        assert (await front.ask(target)).status == 200
+    await front.ask(f"{HOT}?url=True")  # what a link leads to is stored
+    async with asyncio.timeout(10):
+        while {"derived", "intermediates", "store"} - await served.levels(""):
+            await asyncio.sleep(0.05)
+    assert {(await front.ask(target)).cache for target in targets} == {"HIT"}
+    return targets
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "POST"])
+async def test_a_change_leaves_nothing_of_what_was_made_before_at_any_level(
+    served: Site, method: str
+) -> None:
+    front, new = served.front, COLOURS[14]
+    old, other = (jpeg_of(shade) for shade in (COLOURS[1], new))
+    await front.ask("/images/x", "PUT", body=old)
+    tag = json.loads((await front.ask("/images/x/_/info.json")).body)["tag"]
+    targets = await everywhere(served, tag)
+    sizes = [f"/images/x/_/w_{width}.png" for width in (*range(50, 60), 890)]
+    under_way = [asyncio.create_task(front.ask(target)) for target in sizes]
+    await asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED)
+
+    target = "/images/x/_/purge" if method == "POST" else "/images/x"
+    changed = await front.ask(target, method, body=other if method == "PUT" else b"")
+    answers = (
+        [] if method == "POST" else [await front.ask(target) for target in targets]
+    )
+    await asyncio.gather(*under_way)
+    await asyncio.sleep(3)  # until all that is written late has been written
+
+    assert changed.status in {200, 204}
+    gone = [f"{tag}/w_{width}." for width in (40, 41, 42)]
+    for part in gone if method == "POST" else [tag]:
+        assert await served.levels(part) == set()
+    if method == "DELETE":
+        assert {answer.status for answer in answers} == {404}
+    elif method == "PUT":
+        hot, alias, versioned, query = answers
+        assert versioned.status == 302
+        for answer in (hot, alias, query):
+            assert all(map(near, colour(decode(answer.body), (9, 9)), new))
+    else:
+        targets.remove(ALIAS)  # the same entry as another
+        again = [await front.ask(target) for target in targets]
+        assert "HIT" not in {answer.cache for answer in again}
+
+
+def jpeg_of(shade: tuple[int, ...]) -> bytes:
+    """Return an original that is worth an intermediate."""
+    return encode(Image.new("RGB", (900, 600), shade), "JPEG", quality=92)
+
+
+def near(a: int, b: int) -> bool:
+    return abs(a - b) < 5
 
 
 async def test_a_selection_comes_as_a_zip_and_one_match_as_itself(
@@ -412,6 +503,7 @@ def test_the_harness_makes_what_the_command_makes(tmp_path: Path) -> None:
             upstream=made.upstream,
             recipe=made.recipe,
             upload_bytes=made.upload_bytes,
+            assumed=Assumptions(),
             secret="",
         )
         == made
