@@ -12,7 +12,8 @@ import pytest
 import pytest_asyncio
 
 from image_repo.errors import StoreError
-from image_repo.kept import RESTING, KeptOriginals
+from image_repo.kept import KeptOriginals
+from image_repo.lenient import RESTING
 from image_repo.names import Revision, image_name
 from image_repo.originals import Originals
 from image_repo.quota import Bounds

@@ -199,10 +199,6 @@ class Derivations:
 
     # What would be done
 
-    async def where(self, tag: Tag, name: MadeName) -> dict[str, bool | None]:
-        """Return which levels have a derived image; None: that one can't tell."""
-        return await self._cache.where(tag, name)
-
     def failure(self, tag: Tag, name: MadeName) -> str | None:
         """Return why a derived image was not made of late; None: nothing is known."""
         found = self._failures.get((tag, name))

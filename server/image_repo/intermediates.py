@@ -1,14 +1,13 @@
 """Intermediates: what decoders made of originals at a part of their size.
 
-The decoded picture that a target needs, at 1/8 or 1/4 of an original, is kept without
-loss, so that many sizes of one original decode it once or twice. What is derived from
-it has the same bytes as without it. Any of them may be lost at any time.
+The decoded picture that a target needs, at 1/8, 1/4 or 1/2 of an original, is kept
+without loss, so that many sizes of one original decode it once or twice. What is
+derived from it has the same bytes as without it. Any may be lost at any time.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,8 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, BinaryIO, Final, Self
 
-from image_repo.errors import StoreError
 from image_repo.flights import Remembered
+from image_repo.lenient import LenientShelf
 from image_repo.modifiers import RenderOptions
 from image_repo.names import MARK
 from image_repo.stores.store import in_thread
@@ -29,13 +28,8 @@ if TYPE_CHECKING:
     from image_repo.shelf import Shelf
     from image_repo.stores.store import Object
 
-logger = logging.getLogger(__name__)
-
 KEEPING: Final = 8
 """Pictures that wait to be kept at most; each holds an open file."""
-
-RESTING: Final = 60.0
-"""Seconds for which nothing is kept after the disk has failed; it is said once."""
 
 FINISH_SECONDS: Final = 5.0
 """Longest wait at the end for what is being kept."""
@@ -66,17 +60,18 @@ class Intermediates:
         scratch: Path | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._shelf = shelf
+        self._shelf = (
+            None
+            if shelf is None
+            else LenientShelf(shelf, "no intermediates are kept", clock)
+        )
         self._render = render or RenderOptions()
         self._scratch = scratch
-        self._clock = clock
         # What any picture of an original tells of all of them.
         self._known: Remembered[tuple[ImageName, Tag], Reduced] = Remembered(
             float("inf"), clock=clock
         )
         self._keeping: set[asyncio.Task[None]] = set()
-        self._forgets = 0
-        self._rests_until = 0.0
 
     async def __aenter__(self) -> Self:
         return self
@@ -101,14 +96,10 @@ class Intermediates:
         """
         if self._shelf is None:
             return None
-        try:
-            scale = await self._scale(self._shelf, name, tag)
-            if scale not in WORTH:
-                return None
-            found = await self._shelf.get(name.image, _key(name.image, tag, scale))
-        except StoreError as error:
-            self._rest(error)
+        scale = await self._scale(self._shelf, name, tag)
+        if scale not in WORTH:
             return None
+        found = await self._shelf.get(name.image, _key(name.image, tag, scale))
         if found is None:
             return None
         reduced = Reduced.read(found.stored.metadata)
@@ -131,12 +122,12 @@ class Intermediates:
         It is for `keep`, which closes it.
         """
         full = len(self._keeping) >= KEEPING
-        if self._shelf is None or full or self._clock() < self._rests_until:
+        if self._shelf is None or full or self._shelf.rests:
             return None
         try:
             return await in_thread(_scratch, self._scratch)
         except OSError as error:
-            self._rest(error)
+            self._shelf.rest(error)
             return None
 
     def keep(
@@ -160,14 +151,10 @@ class Intermediates:
 
     async def forget(self, image: ImageName) -> None:
         """Forget what is kept of an image; a disk that fails is no error."""
-        self._forgets += 1
         if self._shelf is not None:
-            try:
-                await self._shelf.forget(image)
-            except StoreError as error:
-                self._rest(error)
+            await self._shelf.forget(image)
 
-    async def _scale(self, shelf: Shelf, name: DerivedName, tag: Tag) -> int:
+    async def _scale(self, shelf: LenientShelf, name: DerivedName, tag: Tag) -> int:
         """Return the scale at which an original would be decoded; 0: not known."""
         known = self._known.get((name.image, tag))
         if known is None:  # as after a restart
@@ -178,27 +165,26 @@ class Intermediates:
         return scale_for(known, name.modifiers, self._render)
 
     async def _keep(
-        self, shelf: Shelf, image: ImageName, tag: Tag, reduced: Reduced, file: BinaryIO
+        self,
+        shelf: LenientShelf,
+        image: ImageName,
+        tag: Tag,
+        reduced: Reduced,
+        file: BinaryIO,
     ) -> None:
-        forgets = self._forgets
         try:
-            key = _key(image, tag, reduced.scale)
-            await shelf.put(image, key, file, metadata=reduced.as_text())
-            if forgets != self._forgets:  # it may have been deleted meanwhile
-                await shelf.forget(image)
-        except StoreError as error:
-            self._rest(error)
+            await shelf.put(
+                image,
+                _key(image, tag, reduced.scale),
+                file,
+                forgets=shelf.forgets,
+                metadata=reduced.as_text(),
+            )
         finally:
             file.close()
 
-    def _rest(self, error: Exception) -> None:
-        if self._clock() < self._rests_until:
-            return
-        self._rests_until = self._clock() + RESTING
-        logger.warning("no intermediates are kept for %d s: %s", RESTING, error)
 
-
-async def _any(shelf: Shelf, image: ImageName, tag: Tag) -> Reduced | None:
+async def _any(shelf: LenientShelf, image: ImageName, tag: Tag) -> Reduced | None:
     for scale in WORTH:
         stored = await shelf.about(image, _key(image, tag, scale))
         found = None if stored is None else Reduced.read(stored.metadata)

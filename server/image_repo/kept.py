@@ -6,15 +6,14 @@ So ten sizes of one original fetch it once. Any of them may be lost at any time.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from image_repo.errors import StoreError
 from image_repo.flights import Flights
+from image_repo.lenient import LenientShelf
 from image_repo.names import MARK
 from image_repo.stores.store import Object, Stored
 
@@ -22,11 +21,6 @@ if TYPE_CHECKING:
     from image_repo.names import ImageName, Revision
     from image_repo.originals import Originals
     from image_repo.shelf import Shelf
-
-logger = logging.getLogger(__name__)
-
-RESTING: Final = 60.0
-"""Seconds for which nothing is kept after the disk has failed; it is said once."""
 
 _STORED = "stored"  # the word in a shelf's metadata for what the store has said
 
@@ -47,11 +41,12 @@ class KeptOriginals:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._originals = originals
-        self._shelf = shelf
-        self._clock = clock
+        self._shelf = (
+            None
+            if shelf is None
+            else LenientShelf(shelf, "originals are not kept", clock)
+        )
         self._bringing: Flights[tuple[ImageName, Revision], None] = Flights()
-        self._forgets = 0
-        self._rests_until = 0.0
 
     async def open(self, image: ImageName, revision: Revision) -> Object | None:
         """Open an original of *revision*, or whatever the store has instead.
@@ -62,7 +57,7 @@ class KeptOriginals:
             StoreError: The store failed.
         """
         shelf = self._shelf
-        if shelf is None or self._clock() < self._rests_until:
+        if shelf is None or shelf.rests:
             return await self._originals.fetch(image)
         found = await self._near(shelf, image, revision)
         if found is None:
@@ -77,36 +72,26 @@ class KeptOriginals:
         """Return whether an original can be opened without asking another machine."""
         if self._shelf is None:
             return True
-        try:
-            found = await self._shelf.about(image, _key(image, revision))
-        except StoreError:
-            return False
-        return found is not None
+        return await self._shelf.about(image, _key(image, revision)) is not None
 
     async def forget(self, image: ImageName) -> None:
         """Forget what is kept of an image; a disk that fails is no error."""
-        self._forgets += 1
         if self._shelf is not None:
-            try:
-                await self._shelf.forget(image)
-            except StoreError as error:
-                self._rest(error)
+            await self._shelf.forget(image)
 
     async def _near(
-        self, shelf: Shelf, image: ImageName, revision: Revision
+        self, shelf: LenientShelf, image: ImageName, revision: Revision
     ) -> Object | None:
-        try:
-            found = await shelf.get(image, _key(image, revision))
-        except StoreError as error:
-            self._rest(error)
-            return None
+        found = await shelf.get(image, _key(image, revision))
         if found is None:
             return None
         return Object(_unpacked(found.stored), found.file)
 
-    async def _bring(self, shelf: Shelf, image: ImageName, revision: Revision) -> None:
+    async def _bring(
+        self, shelf: LenientShelf, image: ImageName, revision: Revision
+    ) -> None:
         """Fetch an original for all who wait for it, if the store has that revision."""
-        forgets = self._forgets
+        forgets = shelf.forgets
         original = await self._originals.fetch(image)
         if original is None:
             return
@@ -114,25 +99,15 @@ class KeptOriginals:
             stored = original.stored
             if stored.revision != revision or not shelf.fits(stored.size):
                 return
-            try:
-                await shelf.put(
-                    image,
-                    _key(image, revision),
-                    original.file,
-                    size=stored.size,
-                    media_type=stored.media_type,
-                    metadata={_STORED: _packed(stored)},
-                )
-                if forgets != self._forgets:  # it may have been deleted meanwhile
-                    await shelf.forget(image)
-            except StoreError as error:
-                self._rest(error)
-
-    def _rest(self, error: StoreError) -> None:
-        if self._clock() < self._rests_until:
-            return
-        self._rests_until = self._clock() + RESTING
-        logger.warning("originals are not kept for %d s: %s", RESTING, error)
+            await shelf.put(
+                image,
+                _key(image, revision),
+                original.file,
+                forgets=forgets,
+                size=stored.size,
+                media_type=stored.media_type,
+                metadata={_STORED: _packed(stored)},
+            )
 
 
 def _key(image: ImageName, revision: Revision) -> str:
