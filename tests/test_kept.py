@@ -177,3 +177,27 @@ async def test_a_store_that_is_away_is_an_error(kept: KeptOriginals, far: Far) -
 
     with pytest.raises(StoreError, match="it is away"):
         await kept.open(X, Revision(stored.revision))
+
+
+async def test_one_who_looked_before_it_was_brought_does_not_fetch_it_again(
+    far: Far, tmp_path: Path
+) -> None:
+    stored = await far.fill(b"original")
+
+    class Slow(Shelf):
+        """Tells late of what it did not have when it was asked first."""
+
+        asked = 0
+
+        async def get(self, image: str, key: str) -> Object | None:
+            found = await super().get(image, key)
+            self.asked += 1
+            if self.asked == 1:
+                await asyncio.sleep(0.3)
+            return found
+
+    async with Slow(tmp_path / "kept", BOUNDS) as shelf:
+        kept = KeptOriginals(Originals(far), shelf)
+        await asyncio.gather(read(kept, stored), read(kept, stored))
+
+    assert far.fetched == 1

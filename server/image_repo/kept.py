@@ -91,6 +91,8 @@ class KeptOriginals:
         self, shelf: LenientShelf, image: ImageName, revision: Revision
     ) -> None:
         """Fetch an original for all who wait for it, if the store has that revision."""
+        if await self.is_near(image, revision):
+            return  # another has brought it since this one looked
         forgets = shelf.forgets
         original = await self._originals.fetch(image)
         if original is None:
