@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import multiprocessing
+import os
 import random
 import subprocess
 import time
@@ -19,6 +20,10 @@ from image_repo.quota import BLOCK, Bounds, Quota, space
 from image_repo.shelf import Shelf
 
 ROOMY = Bounds(2**40, 10**6, 0)
+
+IMAGE = "plots/site-7"
+KEY = f"{IMAGE}/_/tag/w_400.webp"
+OTHER = "plots/site-8"
 
 IMAGES = [f"plots/site-{number}" for number in range(12)]
 
@@ -62,6 +67,11 @@ def place(root: Path, image: str) -> Path:
     beginning = blake2b(image.encode(), digest_size=16).hexdigest()
     (found,) = (path for path in files(root) if path.name.startswith(beginning))
     return found
+
+
+def age(path: Path, seconds: float) -> None:
+    """Make a file one that was used so long ago."""
+    os.utime(path, (time.time() - seconds, time.time() - seconds))
 
 
 def counted(root: Path) -> tuple[int, int]:

@@ -16,6 +16,8 @@ from pathlib import Path
 
 import pytest
 from shelves import (
+    IMAGE,
+    KEY,
     ROOMY,
     body_of,
     counted,
@@ -33,8 +35,6 @@ from image_repo.errors import StoreError
 from image_repo.quota import FULL_SECONDS, Bounds
 from image_repo.shelf import Shelf
 
-IMAGE = "plots/site-7"
-KEY = f"{IMAGE}/_/tag/w_400.webp"
 SIZE = 4 * 2**20
 FULL = f"^cannot write '{KEY}': No space left on device$"
 
