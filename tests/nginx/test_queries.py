@@ -69,7 +69,8 @@ class Case:
 
     def meant(self, target: str, accept: str = "") -> str:
         """Return the path that the server has for a target."""
-        found = urls.read(target, "GET", self.images)
+        # Spaces at its end are not the target's, but the request line's.
+        found = urls.read(target.rstrip(" "), "GET", self.images)
         if isinstance(found, urls.AutoRequest):
             kind = by_accept(accept, AUTO)
             assert kind is not None, target
