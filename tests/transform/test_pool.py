@@ -158,7 +158,7 @@ async def test_a_job_that_is_refused_when_its_turn_comes_costs_no_worker() -> No
 def test_a_worker_itself_refuses_to_send_an_image_that_is_too_large(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = worker.Settings(Limits(), RenderOptions(), 2**30, confined=False)
+    settings = worker.Settings(Limits(), RenderOptions(), 2**30, nice=0, confined=False)
     job = {"size": len(JPG), "op": "derive", "text": "w_32.jpg"}
     monkeypatch.setattr(worker, "MAX_BODY", 10)
     with opened(JPG) as file:

@@ -193,3 +193,14 @@ async def test_an_image_within_the_limits_but_not_the_memory_is_too_large() -> N
             await pool.derive(file, len(data), "w_32.jpg")
         with opened(KINDS["png"]) as file:
             assert (await pool.derive(file, len(KINDS["png"]), "w_32.jpg")).body
+
+
+async def test_workers_stand_back_where_others_need_the_processor() -> None:
+    options = WorkerOptions(count=2, nice=7)
+    async with Pool(options, Limits(), RenderOptions()) as pool:
+        for worker in pool._all:
+            pid = worker.process.pid
+            assert os.getpriority(os.PRIO_PROCESS, pid) == 7 + os.nice(0)
+            session = Path(f"/proc/{pid}/autogroup")
+            if session.exists() and "autogroup" in session.read_text():
+                assert session.read_text().endswith(" nice 7\n")

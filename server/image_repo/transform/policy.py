@@ -14,6 +14,7 @@ import platform
 import resource
 import struct
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -26,6 +27,11 @@ FOLDER = Path(__file__).parent
 _PASSED = frozenset(
     {"PATH", "LANG", "LC_ALL", "MAGICK_HOME", "WAND_MAGICK_LIBRARY_SUFFIX"}
 )
+
+
+_AUTOGROUP = Path("/proc/self/autogroup")
+_TRIES, _PAUSE = 100, 0.05
+"""How often a worker asks to stand back, and the seconds between."""
 
 
 def environment(
@@ -69,6 +75,28 @@ def limit(memory: int) -> None:
     """Give this process its limits that hold from the start."""
     _lower(resource.RLIMIT_AS, memory)
     _lower(resource.RLIMIT_CORE, 0)
+
+
+def stand_back(nice: int) -> None:
+    """Let all others go first where a processor is wanted by several.
+
+    Args:
+        nice: How far, as in nice(1).
+    """
+    os.nice(nice)
+    # Where sessions are weighed against each other first, of which each worker is one,
+    # that alone would mean nothing; see sched(7), "The autogroup feature".
+    for _ in range(_TRIES):
+        try:
+            _AUTOGROUP.write_text(str(nice))
+        except (
+            BlockingIOError
+        ):  # who isn't root may do this once in a tenth of a second
+            time.sleep(_PAUSE)
+        except OSError:
+            return
+        else:
+            return
 
 
 def confine() -> None:

@@ -58,6 +58,13 @@ class WorkerOptions:
         high=32 * 2**30,
         size=True,
     )
+    nice: int = option(
+        10,
+        "how far workers stand back where others need the processor too, as in nice(1);"
+        " 0: not at all",
+        low=0,
+        high=19,
+    )
 
 
 class Pool:
@@ -96,6 +103,7 @@ class Pool:
             "limits": asdict(limits),
             "render": asdict(render),
             "memory": options.memory,
+            "nice": options.nice,
             "confined": confined,
         }
         self._idle: list[Worker] = []

@@ -57,6 +57,7 @@ class Settings:
     limits: Limits
     render: RenderOptions
     memory: int
+    nice: int
     confined: bool
 
 
@@ -81,6 +82,7 @@ def main(descriptor: int) -> None:
         message, _ = receive(sock)
         settings = _settings(message)
         policy.limit(settings.memory)
+        policy.stand_back(settings.nice)
         sock.sendall(encode(_hello()))
         memory = os.open("/proc/self/statm", os.O_RDONLY)
         if settings.confined:
@@ -110,6 +112,7 @@ def _settings(message: Message) -> Settings:
         Limits(**limits),
         RenderOptions(**render),
         int(_number(message.head, "memory")),
+        int(_number(message.head, "nice")),
         bool(message.head["confined"]),
     )
 
