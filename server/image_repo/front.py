@@ -48,7 +48,7 @@ class FrontOptions:
         10 * 2**30, "Disk space that nginx's cache may take.", low=2**20, size=True
     )
     cache_keys: int = option(
-        64 * 2**20,
+        128 * 2**20,
         "Memory for nginx's list of cached answers; 1 MiB lists about 8,000.",
         low=2**20,
         size=True,
@@ -93,6 +93,13 @@ class FrontOptions:
         16,
         "Uploads of one client that may arrive at once; more are refused. 0: any"
         " number.",
+        low=0,
+        high=MOST,
+    )
+    archives_per_client: int = option(
+        4,
+        "Requests of one client for all images below a path (zips, metadata, links)"
+        " that may be under way at once; more are refused. 0: any number.",
         low=0,
         high=MOST,
     )

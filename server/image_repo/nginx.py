@@ -61,7 +61,7 @@ pid @@DIRECTORY@@/nginx.pid;
 error_log @@DIRECTORY@@/error.log warn;
 
 events {
-    worker_connections 1024;
+    worker_connections 2048;
 }
 
 http {
@@ -217,7 +217,8 @@ def _limits(options: NginxOptions) -> dict[str, str]:
     """Return the directives that limit clients, empty where an option says none."""
     total, client = options.cold_total, options.cold_per_client
     rate, burst = options.cold_rate, options.cold_burst
-    uploads, trusted = options.uploads_per_client, options.trusted_proxies.split()
+    uploads, archives = options.uploads_per_client, options.archives_per_client
+    trusted = options.trusted_proxies.split()
     believed = [
         *(f"set_real_ip_from {proxy};" for proxy in trusted),
         "real_ip_header X-Forwarded-For;",
@@ -234,6 +235,7 @@ def _limits(options: NginxOptions) -> dict[str, str]:
         if rate
         else "",
         "UPLOADS": f"limit_conn image_repo_uploads {uploads};" if uploads else "",
+        "ARCHIVES": f"limit_conn image_repo_archives {archives};" if archives else "",
         "TRUSTED": "\n    ".join(believed) if trusted else "",
     }
 

@@ -280,7 +280,7 @@ async def _short(*_: object) -> web.StreamResponse:
 
 
 async def test_limits_of_0_are_none(tmp_path: Path) -> None:
-    async with limited(tmp_path, uploads_per_client=0) as site:
+    async with limited(tmp_path, uploads_per_client=0, archives_per_client=0) as site:
         text = render(site.front.settings)
         begun = site.begin("192.0.2.1", *(f"slow{n}" for n in range(100)))
         await site.busy.full(100)
@@ -351,6 +351,31 @@ async def test_uploads_of_one_client_have_a_limit(tmp_path: Path) -> None:
     assert refused(answers["192.0.2.1"], 429)
     assert answers["192.0.2.2"].status == 201
     assert read.status == 200
+
+
+async def test_requests_of_one_client_for_all_below_a_path_have_a_limit(
+    tmp_path: Path,
+) -> None:
+    busy = Busy()
+
+    async def below(request: web.Request) -> web.StreamResponse:
+        return await busy(request, request.path)
+
+    app = web.Application()
+    app.router.add_get("/{any:.*}", below)
+    options = replace(settings(tmp_path).options, archives_per_client=2)
+    async with nginx_before(app, tmp_path, options=options) as front:
+        targets = ("/images/slow/?xsize=40", "/images/slow/a/")
+        begun = [asyncio.create_task(front.ask(target)) for target in targets]
+        await busy.full(2)
+        answers = [await front.ask(f"/images/{name}/") for name in ("x", "x/y")]
+        others = [await front.ask(t) for t in ("/images", "/images/x/_/info.json")]
+        busy.free.set()
+        whole = await asyncio.gather(*begun)
+        after = await front.ask("/images/x/")
+
+    assert all(refused(answer, 429) for answer in answers)
+    assert {a.status for a in (*others, *whole, after)} == {200}
 
 
 @pytest.mark.slow
