@@ -42,6 +42,7 @@ setup(
             "pytest-aiohttp>=1.1",
             "pytest-cov",
             "pytest-timeout",
+            "pytest-xdist",
             "schemathesis>=4",
         ],
         "lint": [
