@@ -82,8 +82,9 @@ def main(descriptor: int) -> None:
         message, _ = receive(sock)
         settings = _settings(message)
         policy.limit(settings.memory)
-        policy.stand_back(settings.nice)
-        sock.sendall(encode(_hello()))
+        hello = _hello()
+        policy.stand_back(settings.nice)  # others wait for its start
+        sock.sendall(encode(hello))
         memory = os.open("/proc/self/statm", os.O_RDONLY)
         if settings.confined:
             policy.confine()
