@@ -155,6 +155,17 @@ def test_options_are_in_the_text(tmp_path: Path) -> None:
         assert part in text
 
 
+def test_no_file_but_its_own_can_be_had_of_nginx(tmp_path: Path) -> None:
+    text = render(settings(tmp_path))
+
+    assert not re.search(r"^ *(?:alias|root|try_files|index)\b", text, re.MULTILINE)
+    # a location without one of these or of its own words would look below `root`
+    bodies = re.findall(r"^( *)location (.*?)^\1\}$", text, re.DOTALL | re.MULTILINE)
+    assert len(bodies) > 5
+    for _, body in bodies:
+        assert re.search(r"\b(?:proxy_pass|return|stub_status)\b", body), body
+
+
 @pytest.mark.parametrize("servers", ["", "127.0.0.1:5001"])
 def test_before_one_server_nothing_is_said_of_several(
     tmp_path: Path, servers: str

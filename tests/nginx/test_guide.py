@@ -119,6 +119,9 @@ CLAIMS: dict[str, tuple[Test, ...]] = {
         test_hops.test_the_cached_hop_gets_nothing_of_the_clients,
         test_pitfalls.test_what_one_client_may_see_is_what_all_do,
     ),
+    "nginx reads no file of the server's, and needs no right to": (
+        test_nginx.test_no_file_but_its_own_can_be_had_of_nginx,
+    ),
     "its limits meet only requests that cost the server something": (
         *LIMITED,
         test_limits.test_revalidations_and_refreshes_are_not_limited,
