@@ -8,7 +8,13 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AsyncExitStack,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    suppress,
+)
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +44,7 @@ from image_repo.transform.pool import Pool
 from image_repo.web.app import AccessLogger, make_app
 from image_repo.web.handlers import Room
 from image_repo.web.links import Linked
+from image_repo.web.stopping import CUT_SECONDS, Stopping
 
 if TYPE_CHECKING:
     from image_repo.config import Config
@@ -279,15 +286,18 @@ async def serve(config: Config, reread: Callable[[], Config]) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        listener = stack.enter_context(listening(config.listen))
+        door = stack.enter_context(ExitStack())
+        listener = door.enter_context(listening(config.listen))
         pool = await stack.enter_async_context(
             Pool(config.workers, config.limits, config.render)
         )
         opened = await stack.enter_async_context(open_all(config, pool))
+        app = make_app(opened.room)
+        # A purge by refresh leads from nginx back to this server.
+        refreshed = config.behind_nginx and bool(config.http.refresh_secret)
+        stopping = Stopping(app, refreshed=refreshed)
         runner = web.AppRunner(
-            make_app(opened.room),
-            access_log_class=AccessLogger,
-            shutdown_timeout=config.http.drain_seconds,
+            app, access_log_class=AccessLogger, shutdown_timeout=CUT_SECONDS
         )
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
@@ -302,6 +312,8 @@ async def serve(config: Config, reread: Callable[[], Config]) -> None:
         await stop.wait()
         heeding.cancel()
         logger.info("stopping: requests under way are finished first")
+        # Another server may have the socket file as soon as nobody listens there.
+        await stopping.finish(runner, door.close, config.http.drain_seconds)
 
 
 def _address(listen: str, listener: socket.socket) -> str:
