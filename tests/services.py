@@ -12,6 +12,7 @@ from pictures import colour, decode, encode
 from PIL import Image
 
 from image_repo import names
+from image_repo.answered import Answered
 from image_repo.cache import Cache
 from image_repo.formats import by_kind
 from image_repo.geometry import Box
@@ -19,7 +20,7 @@ from image_repo.levels import MemoryLevel, MemoryOptions, StoreLevel
 from image_repo.modifiers import Fit
 from image_repo.names import DerivedName, ImageName
 from image_repo.originals import Originals
-from image_repo.purge import Answered, NoPurge, Purger
+from image_repo.purge import NoPurge, Purger
 from image_repo.service import Condition, Service, ServiceOptions
 from image_repo.stores.memory import MemoryStore
 from image_repo.stores.spool import Spool

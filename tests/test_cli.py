@@ -85,6 +85,18 @@ def test_an_option_of_the_environment_wins(tmp_path: Path) -> None:
     assert f"max_size={3 * 2**30}" in from_both.stdout
 
 
+@pytest.mark.parametrize(("behind", "lines"), [("yes", 0), ("no", 1)])
+def test_nginx_is_not_configured_for_a_server_that_knows_nothing_of_it(
+    behind: str, lines: int
+) -> None:
+    done = run("nginx-conf", IMAGE_REPO_BEHIND_NGINX=behind)
+
+    assert done.returncode == 0
+    assert "proxy_cache" in done.stdout
+    assert done.stderr.count("\n") == lines
+    assert done.stderr.count("image_repo: option behind_nginx is false") == lines
+
+
 def test_an_unknown_argument_exits_2() -> None:
     assert run("--nonsense").returncode == 2
     assert run("fly").returncode == 2

@@ -22,12 +22,13 @@ from services import RECIPE, X, derived, plain, seen
 from stores.lagging import LaggingStore, State
 
 from image_repo import names
+from image_repo.answered import Answered
 from image_repo.cache import Cache
 from image_repo.errors import StoreError, UnknownImageError
 from image_repo.lastknown import LastKnown
 from image_repo.levels import MemoryLevel, MemoryOptions, StoreLevel
 from image_repo.originals import Originals
-from image_repo.purge import Answered, NoPurge, Purger
+from image_repo.purge import NoPurge, Purger
 from image_repo.revisions import NEW_SECONDS
 from image_repo.service import Service, ServiceOptions
 from image_repo.stores.memory import MemoryStore

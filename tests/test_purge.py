@@ -13,17 +13,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nginx.harness import PATH, RECIPE, SECRET, Front, Upstream, nginx_before, problem
 
+from image_repo.answered import Answered
 from image_repo.errors import ConfigError
 from image_repo.names import Tag, image_name
 from image_repo.purge import (
     REFRESH_HEADER,
-    Answered,
     NginxOptions,
     NoPurge,
     Purger,
     RefreshPurge,
     UnlinkPurge,
     cache_file,
+    first_host,
     first_url,
     is_ours,
     make_purger,
@@ -203,6 +204,23 @@ def test_nginx_is_reached_at_the_first_place_it_listens(listen: str, url: str) -
     assert first_url(listen) == url
 
 
+@pytest.mark.parametrize(
+    ("names", "host"),
+    [
+        ("_", ""),
+        ("img.example.org", "img.example.org:8080"),
+        ("_ *.example.org img.example.org x", "img.example.org:8080"),
+        ("*.example.org", "image-repo.example.org:8080"),
+        (".example.org", "example.org:8080"),
+        ("img.*", "img.image-repo:8080"),
+    ],
+)
+def test_nginx_is_called_by_a_name_that_it_answers_to(names: str, host: str) -> None:
+    assert first_host(names, "http://127.0.0.1:8080") == host
+    assert first_host(names, "http://127.0.0.1:80") == host.removesuffix(":8080")
+    assert first_host(names, "https://[::1]") == host.removesuffix(":8080")
+
+
 async def _way(options: NginxOptions, secret: str = "", *, behind: bool = True) -> type:
     made = make_purger(options, behind=behind, recipe="r", secret=secret, lifetime=1)
     async with made as purger:
@@ -214,13 +232,22 @@ async def test_files_are_unlinked_where_they_are_ours(tmp_path: Path) -> None:
     to_come = NginxOptions(cache_path=str(tmp_path / "cache"))
 
     assert await _way(there) is UnlinkPurge
-    assert await _way(to_come, SECRET) is UnlinkPurge
+    assert await _way(there, SECRET) is UnlinkPurge
+    assert await _way(to_come) is UnlinkPurge
 
 
 async def test_nginx_is_refreshed_where_files_are_not_ours() -> None:
     options = NginxOptions(cache_path="/proc/no/such")
 
     assert await _way(options, SECRET) is RefreshPurge
+
+
+async def test_nginx_is_refreshed_where_nobody_knows_whose_its_files_will_be(
+    tmp_path: Path,
+) -> None:
+    to_come = NginxOptions(cache_path=str(tmp_path / "cache"))
+
+    assert await _way(to_come, SECRET) is RefreshPurge
 
 
 async def test_nothing_is_purged_without_nginx_or_where_that_is_chosen(

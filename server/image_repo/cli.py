@@ -97,7 +97,8 @@ def _common() -> argparse.ArgumentParser:
         "--check",
         action="store_true",
         help="check the configuration and what it names, say what is wrong, and exit:"
-        " 0 nothing, 1 something that it names, 2 the configuration",
+        " 0 nothing, 1 something that it names, 2 the configuration; run it as the"
+        " server's user, since root may do more",
     )
     common.add_argument("--debug", action="store_true", help="log everything")
     return common

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
     from image_repo.config import Config
 
+logger = logging.getLogger(__name__)
+
 TELLTALES = ("keystoneauth", "requests", "stevedore", "swiftclient", "urllib3")
 """Loggers that write requests with all that is in them, such as tokens."""
 
@@ -90,6 +92,11 @@ def _nginx_conf_arguments(parser: ArgumentParser) -> None:
 
 
 def _nginx_conf(given: Namespace, chosen: Config) -> int:
+    if not chosen.behind_nginx:
+        logger.warning(
+            "option behind_nginx is false: until it is true for the server, each new"
+            " image is a 400 through this nginx"
+        )
     sys.stdout.write(nginx.render(nginx.settings(chosen, given.standalone)))
     return 0
 

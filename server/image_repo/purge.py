@@ -1,4 +1,4 @@
-"""Making nginx forget: two ways to drop its entries, and what it may still hold.
+"""Making nginx forget: two ways to drop its entries.
 
 nginx keeps the answer to a canonical path in the file ``md5(recipe + path)``. Where
 that directory is ours the files are removed, and the next request is a miss. Where
@@ -12,10 +12,9 @@ import asyncio
 import hashlib
 import logging
 import os
-import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
-from contextlib import asynccontextmanager
+import re
+from collections.abc import AsyncIterator, Collection, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -25,6 +24,7 @@ import aiohttp
 from yarl import URL
 
 from image_repo import names
+from image_repo.answered import Answered
 from image_repo.errors import ConfigError
 from image_repo.front import FrontOptions
 from image_repo.options import option
@@ -37,14 +37,15 @@ logger = logging.getLogger(__name__)
 REFRESH_HEADER = "X-Image-Repo-Refresh"
 """Carries the secret on a refresh request, from here to nginx and on to the server."""
 
+RECIPE_HEADER = "X-Image-Repo-Recipe"
+"""Carries the recipe with which nginx's keys begin to the server, which sends it back
+to whoever refreshes."""
+
 REFRESHES = 16
 """How many refreshes run at once."""
 
 REFRESH_SECONDS = 5.0
 """How long one refresh may take; a tombstone costs the server one look at a store."""
-
-REMEMBERED = 100_000
-"""How many answered paths are remembered: about 40 MB at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,24 +93,63 @@ class UnlinkPurge:
     Args:
         cache_path: The directory of `proxy_cache_path`, with `levels=1:2`.
         recipe: The text with which nginx's keys begin.
+        otherwise: Gets the paths whose files we have no right to remove; None: those
+            are left.
     """
 
-    def __init__(self, cache_path: Path, recipe: str) -> None:
+    def __init__(
+        self, cache_path: Path, recipe: str, otherwise: Purge | None = None
+    ) -> None:
         self._cache_path = cache_path
         self._recipe = recipe
+        self._otherwise = otherwise
 
     async def forget(self, paths: Collection[str]) -> tuple[str, ...]:
-        return await asyncio.to_thread(self._remove, paths)
+        left, refused = await asyncio.to_thread(self._remove, paths)
+        if self._otherwise is not None and refused:
+            return (*left, *await self._otherwise.forget(refused))
+        return (*left, *refused)
 
-    def _remove(self, paths: Iterable[str]) -> tuple[str, ...]:
-        left = []
+    def _remove(self, paths: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return what is left, and what we have no right to remove."""
+        left: list[str] = []
+        refused: list[str] = []
         for path in paths:
             try:
                 cache_file(self._cache_path, self._recipe, path).unlink(missing_ok=True)
             except OSError as e:
-                left.append(path)
-                logger.warning("cannot purge %s from nginx: %s", path, e)
-        return tuple(left)
+                no_right = isinstance(e, PermissionError)
+                (refused if no_right else left).append(path)
+                if not (no_right and self._otherwise):
+                    logger.warning("cannot purge %s from nginx: %s", path, e)
+        return left, refused
+
+
+@dataclass(frozen=True, slots=True)
+class Refreshed:
+    """What comes back to a refresh.
+
+    Attributes:
+        status: That of the server, or of nginx where the server is away.
+        cache: What nginx says that it did; empty: no nginx of ours has answered.
+        recipe: With what nginx's keys begin; empty: the server does not say.
+    """
+
+    status: int
+    cache: str
+    recipe: str
+
+    @property
+    def taken(self) -> bool:
+        """Whether nginx took the secret; the server can't tell."""
+        return self.cache == "BYPASS"
+
+    @property
+    def fault(self) -> str:
+        """Why the entry was not replaced; empty: it was, by a 302 or a 404."""
+        if not self.taken:
+            return "nginx did not take the secret"
+        return f"status {self.status}" if self.status >= 500 else ""  # noqa: PLR2004
 
 
 class RefreshPurge:
@@ -119,6 +159,8 @@ class RefreshPurge:
         url: Scheme, host and port of nginx.
         secret: As in nginx's configuration.
         session: Made and closed by the caller.
+        host: What to say as Host, by which nginx chooses among its sites; empty: what
+            the URL says.
         seconds: How long one refresh may take.
     """
 
@@ -127,10 +169,11 @@ class RefreshPurge:
         url: str,
         secret: str,
         session: aiohttp.ClientSession,
+        host: str = "",
         seconds: float = REFRESH_SECONDS,
     ) -> None:
         self._url = url.rstrip("/")
-        self._headers = {REFRESH_HEADER: secret}
+        self._headers = {REFRESH_HEADER: secret} | ({"Host": host} if host else {})
         self._session = session
         self._seconds = seconds
         self._places = asyncio.Semaphore(REFRESHES)
@@ -143,24 +186,35 @@ class RefreshPurge:
     async def _refresh(self, path: str) -> bool:
         """Return whether it failed."""
         try:
-            async with self._places, asyncio.timeout(self._seconds):
-                said = await self._ask(path)
+            answer = await self.ask(path)
         except (aiohttp.ClientError, TimeoutError) as e:
             said = f"{type(e).__name__} {e}"
+        else:
+            said = answer.fault
         if said:
             logger.warning("cannot purge %s from nginx: %s", path, said)
         return bool(said)
 
-    async def _ask(self, path: str) -> str:
+    async def ask(self, path: str) -> Refreshed:
+        """Refresh one path, and return what came back.
+
+        Raises:
+            aiohttp.ClientError: There was no answer.
+            TimeoutError: None came in time.
+        """
         # encoded: yarl would otherwise requote, and the canonical text is the key
         url = URL(self._url + path, encoded=True)
-        async with self._session.get(
-            url, headers=self._headers, allow_redirects=False
-        ) as answer:
-            # a tombstone is a 302 or a 404; only nginx itself says that it took it
-            if answer.headers.get("X-Cache") != "BYPASS":
-                return "nginx did not take the secret"
-            return f"status {answer.status}" if answer.status >= 500 else ""  # noqa: PLR2004
+        async with (
+            self._places,
+            asyncio.timeout(self._seconds),
+            self._session.get(
+                url, headers=self._headers, allow_redirects=False
+            ) as answer,
+        ):
+            given = answer.headers
+            return Refreshed(
+                answer.status, given.get("X-Cache", ""), given.get(RECIPE_HEADER, "")
+            )
 
 
 def cache_file(cache_path: Path, recipe: str, path: str) -> Path:
@@ -179,76 +233,34 @@ def first_url(listen: str) -> str:
     return f"http://{loopback.get(address, address)}:{port}"
 
 
+def first_host(server_name: str, url: str) -> str:
+    """Return a Host that makes a request to *url* this nginx's; empty: any does.
+
+    Another site on the same port gets all that comes under no name of *server_name*.
+    """
+    known = [name for name in server_name.split() if re.search("[A-Za-z0-9]", name)]
+    if not known:
+        return ""
+    name = min(known, key=lambda name: "*" in name or name.startswith("."))
+    name = name.removeprefix(".").replace("*", "image-repo")
+    to = URL(url)
+    return name if to.is_default_port() else f"{name}:{to.port}"
+
+
 def is_ours(cache_path: Path) -> bool:
     """Return whether this user may remove what nginx keeps under *cache_path*.
 
     A directory that nginx has still to make is ours if its parent is: then nginx,
     which could make it too, is taken for the same user.
     """
-    if not cache_path.exists():
-        return os.access(cache_path.parent, os.W_OK | os.X_OK)
     try:
+        if not cache_path.exists():
+            return os.access(cache_path.parent, os.W_OK | os.X_OK)
         # nginx makes the levels below as its own user, closed to all others
         levels = [cache_path, *(p for p in cache_path.iterdir() if p.is_dir())]
     except PermissionError:
         return False
     return all(os.access(p, os.W_OK | os.X_OK) for p in levels)
-
-
-class Answered:
-    """The canonical paths that nginx may hold: those answered a short while ago.
-
-    Args:
-        keep: Seconds for which an answer may be held, the longest s-maxage.
-        limit: How many paths are remembered; those answered longest ago are dropped.
-        clock: Seconds that never run backwards.
-    """
-
-    def __init__(
-        self,
-        keep: float,
-        limit: int = REMEMBERED,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._keep = keep
-        self._limit = limit
-        self._clock = clock
-        self._until: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._paths: dict[str, dict[str, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._until)
-
-    def keep_for(self, keep: float) -> None:
-        """Remember for *keep* seconds at least; never for less than up to now.
-
-        What was answered before may still be held for as long as it said.
-        """
-        self._keep = max(self._keep, keep)
-
-    def note(self, image: str, path: str) -> None:
-        """Remember that *path*, made from *image*, is being answered."""
-        now = self._clock()
-        self._until[image, path] = now + self._keep
-        self._until.move_to_end((image, path))
-        self._paths.setdefault(image, {})[path] = None
-        self._expire(now)
-
-    def paths(self, image: str) -> tuple[str, ...]:
-        """Return what of *image* nginx may hold."""
-        self._expire(self._clock())
-        return tuple(self._paths.get(image, ()))
-
-    def _expire(self, now: float) -> None:
-        # every answer is kept equally long, so the first is the next to expire
-        while self._until:
-            (image, path), until = next(iter(self._until.items()))
-            if until > now and len(self._until) <= self._limit:
-                return
-            del self._until[image, path]
-            del self._paths[image][path]
-            if not self._paths[image]:
-                del self._paths[image]
 
 
 class Purger:
@@ -313,18 +325,30 @@ async def make_purger(
     """
     recent = Answered(lifetime)
     chosen = chosen_way(options, secret) if behind else "none"
-    if chosen == "refresh":
-        # one connection more than this would only wait for a place
-        connector = aiohttp.TCPConnector(limit=REFRESHES)
-        async with aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar()
-        ) as session:
-            url = options.refresh_url or first_url(options.listen)
-            yield Purger(RefreshPurge(url, secret, session), recent)
-    elif chosen == "unlink":
-        yield Purger(UnlinkPurge(Path(options.cache_path), recipe), recent)
-    else:
-        yield Purger(NoPurge(), recent)
+    async with AsyncExitStack() as stack:
+        refresh = None
+        if secret and chosen != "none" and options.purge != "unlink":
+            refresh = await stack.enter_async_context(open_refresh(options, secret))
+        if chosen == "unlink":
+            files = Path(options.cache_path)
+            yield Purger(UnlinkPurge(files, recipe, refresh), recent)
+        else:
+            yield Purger(refresh or NoPurge(), recent)
+
+
+@asynccontextmanager
+async def open_refresh(
+    options: NginxOptions, secret: str
+) -> AsyncIterator[RefreshPurge]:
+    """Open what refreshes the nginx that *options* describe."""
+    url = options.refresh_url or first_url(options.listen)
+    host = first_host(options.server_name, url)
+    # one connection more than this would only wait for a place
+    connector = aiohttp.TCPConnector(limit=REFRESHES)
+    async with aiohttp.ClientSession(
+        connector=connector, cookie_jar=aiohttp.DummyCookieJar()
+    ) as session:
+        yield RefreshPurge(url, secret, session, host)
 
 
 def chosen_way(options: NginxOptions, secret: str) -> str:
@@ -337,7 +361,9 @@ def chosen_way(options: NginxOptions, secret: str) -> str:
         raise ConfigError("option nginx.purge is 'refresh', but there is no secret")
     if options.purge != "auto":
         return options.purge
-    if is_ours(Path(options.cache_path)):
+    files = Path(options.cache_path)
+    # Of what nginx has still to make nobody knows the user; a refresh works for any.
+    if is_ours(files) and (files.exists() or not secret):
         return "unlink"
     if secret:
         return "refresh"

@@ -18,17 +18,6 @@ from cloud.cluster import Cloud
 
 PROGRAM = (sys.executable, "-m", "image_repo.cli")
 
-pytestmark = pytest.mark.usefixtures("elsewhere")
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Be where nothing is, and say nothing but what the test says."""
-    monkeypatch.chdir(tmp_path)
-    for name in os.environ:
-        if name.startswith(("OS_", "SWIFT_", "IMAGE_REPO_")):
-            monkeypatch.delenv(name)
-
 
 def environment(given: dict[str, str]) -> dict[str, str]:
     free = {"IMAGE_REPO_LISTEN": "unix:listen"}

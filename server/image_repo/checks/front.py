@@ -8,14 +8,23 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from secrets import token_hex
+from typing import TYPE_CHECKING, Final
 
-from image_repo import nginx, purge, supervise
-from image_repo.checks.world import Check, World, apart
+import aiohttp
+
+from image_repo import names, nginx, purge, supervise
+from image_repo.checks.world import Check, DoubtError, World, apart
 from image_repo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from image_repo.config import Config
 
 PRIVILEGED: Final = 1024
 """Ports below it only root may listen on."""
+
+AGAIN: Final = "write its configuration again by `image_repo nginx-conf`, and reload it"
+"""What to do where nginx was told something else."""
 
 
 async def _nginx(world: World) -> str:
@@ -76,10 +85,60 @@ async def _purge(world: World) -> str:
     parent = Path(options.cache_path).parent
     if not await apart(parent.is_dir):
         raise ConfigError(f"there is no directory {str(parent)!r} for nginx.cache_path")
-    return await apart(lambda: purge.chosen_way(options, secret))
+    way = await apart(lambda: purge.chosen_way(options, secret))
+    return await _refresh(world.config) if way == "refresh" else way
+
+
+async def _refresh(config: Config) -> str:
+    """Refresh what no image is called, and return in words that nginx took it.
+
+    Raises:
+        DoubtError: Nobody answers.
+        ConfigError: Another site does, or who was told other things than these.
+    """
+    options = config.nginx
+    url = options.refresh_url or purge.first_url(options.listen)
+    path = f"{names.BASE}/image-repo-check-{token_hex(8)}/{names.MARK}/full.jpg"
+    try:
+        async with purge.open_refresh(options, config.http.refresh_secret) as refresh:
+            answer = await refresh.ask(path)
+    except aiohttp.ClientSSLError as error:
+        raise ConfigError(f"refresh, but {error}") from error
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise DoubtError(
+            f"refresh, which can't be tried: no nginx answers at {url}"
+        ) from error
+    host = purge.first_host(options.server_name, url)
+    where = f"{url} as {host}" if host else url
+    if not answer.cache:
+        raise ConfigError(f"refresh, but another site answers at {where}: {AGAIN}")
+    if not answer.taken:
+        raise ConfigError(f"nginx at {where} did not take the secret: {AGAIN}")
+    if answer.fault:  # no server, whom a check may come before
+        return f"refresh; nginx at {where} takes the secret; no server says its recipe"
+    if not answer.recipe:
+        raise ConfigError(
+            f"the server that runs behind {where} has no behind_nginx, or another"
+            " secret: start it again"
+        )
+    if answer.recipe != config.settings_recipe:
+        raise ConfigError(f"nginx at {where} has another recipe: {AGAIN}")
+    return f"refresh; nginx at {where} takes the secret, and has this recipe"
+
+
+def _seems_forgotten(world: World) -> bool:
+    return not world.config.behind_nginx and world.config.nginx != purge.NginxOptions()
+
+
+async def _behind(_: World) -> str:
+    raise DoubtError(
+        "it is false, but there are options of nginx: behind an nginx that you run it"
+        " must be true; with-nginx sets it itself"
+    )
 
 
 FRONT: Final = (
+    Check("behind_nginx", _behind, _seems_forgotten),
     Check("nginx", _nginx),
     Check("nginx.purge", _purge, lambda world: world.config.behind_nginx),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 import tempfile
 from dataclasses import replace
@@ -13,7 +14,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from image_repo.assemble import listening
-from image_repo.checks.world import PATIENCE, Check, World, apart
+from image_repo.checks.world import PATIENCE, Check, DoubtError, World, apart
 from image_repo.errors import ConfigError
 from image_repo.transform.pool import Pool
 
@@ -66,6 +67,19 @@ def _writable(directory: Path, least: int) -> str:
         raise ConfigError(f"{room}, less than one upload may have: limits.upload_bytes")
     made = "" if there == directory.absolute() else ", and will be made"
     return f"{str(directory)!r} can be written{made}; {room}"
+
+
+async def _user(world: World) -> str:
+    chosen = world.config
+    places = [Path(chosen.data), chosen.work_directory, chosen.cache_directory]
+    places += [Path(chosen.nginx.cache_path)] if chosen.behind_nginx else []
+    foreign = await apart(lambda: [p for p in places if p.exists() and p.stat().st_uid])
+    if foreign:
+        raise DoubtError(
+            f"root may do all, and {str(foreign[0])!r} is not root's: unless the server"
+            " runs as root, run this check as the server's user"
+        )
+    return "root, to whom belongs what is there"
 
 
 async def _listen(world: World) -> str:
@@ -136,6 +150,7 @@ async def _public_url(world: World) -> str:
 
 
 MACHINE: Final = (
+    Check("user", _user, lambda _: os.geteuid() == 0),
     Check("work", _work, lambda world: world.on_swift or bool(world.config.work)),
     Check("data", _data, lambda world: not world.on_swift),
     Check("pid_file", _pid_file, lambda world: bool(world.config.pid_file)),

@@ -13,7 +13,7 @@ from image_repo import config
 from image_repo.checks.front import FRONT
 from image_repo.checks.machine import MACHINE
 from image_repo.checks.swift import SWIFT
-from image_repo.checks.world import PATIENCE, Check, World
+from image_repo.checks.world import PATIENCE, Check, DoubtError, World
 from image_repo.errors import ConfigError, ImageRepoError
 
 CHECKS: Final = (*MACHINE, *SWIFT, *FRONT)
@@ -63,7 +63,7 @@ async def _look(world: World) -> int:
     status = 0
     for check, look in zip(needed, looks, strict=True):
         verdict, text = await look
-        status = status if verdict == "ok" else 1
+        status = 1 if verdict == "wrong" else status
         _say(
             verdict, f"{check.option}: {text.removeprefix(f'option {check.option}: ')}"
         )
@@ -76,5 +76,7 @@ async def _reason(check: Check, world: World) -> tuple[str, str]:
             return "ok", await check.look(world)
     except TimeoutError:
         return "wrong", f"no answer within {PATIENCE:g} s"
+    except DoubtError as error:
+        return "warning", str(error)
     except ImageRepoError as error:
         return "wrong", str(error)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from image_repo.config import chosen_store
+from image_repo.errors import ImageRepoError
 
 if TYPE_CHECKING:
     from image_repo.config import Config
@@ -17,6 +18,10 @@ T = TypeVar("T")
 
 PATIENCE: Final = 10.0
 """Seconds that one check may take; all run at once."""
+
+
+class DoubtError(ImageRepoError):
+    """Something may be wrong, or may not be right yet; it is only said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +42,8 @@ class Check:
     """One thing that may be wrong.
 
     Attributes:
-        option: Which says it.
-        look: Returns in words what is right; raises what is wrong.
+        option: Which says it, or what is looked at.
+        look: Returns in words what is right; raises what is wrong, or DoubtError.
         needed: Whether there is anything to look at.
     """
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,9 +24,10 @@ from image_repo.errors import (
 )
 from image_repo.formats import AUTO
 from image_repo.listings import ListRequest
-from image_repo.purge import REFRESH_HEADER
+from image_repo.purge import RECIPE_HEADER, REFRESH_HEADER
 from image_repo.web import answers, listing, metadata, negotiation, selected, views
 from image_repo.web.answers import HttpOptions, Terms
+from image_repo.web.complaints import Complaints
 from image_repo.web.errors import (
     HOP,
     PreconditionError,
@@ -48,16 +48,11 @@ if TYPE_CHECKING:
     from image_repo.service import Condition, Service
     from image_repo.transform.pool import Pool
 
-logger = logging.getLogger(__name__)
-
 CACHED_HOP = "/_c"
 """Begins the paths that only nginx's internal, cached location asks for."""
 
 FRONT = "@asked"
 """nginx's location that asks for what the client has asked for, as it is."""
-
-RECIPE_HEADER = "X-Image-Repo-Recipe"
-"""Carries the recipe that nginx's configuration was written with."""
 
 UPLOADS_RETRY_AFTER = 10
 """Seconds; an upload of some megabytes takes about as long."""
@@ -82,6 +77,7 @@ class Room:
         selector: Chooses images by path and pattern.
         batches: Bounds on the work for answers with many images.
         peers: The other servers.
+        complaints: Says what is wrong with nginx.
     """
 
     service: Service
@@ -98,6 +94,7 @@ class Room:
     selector: Selector
     batches: Batches
     peers: Peers
+    complaints: Complaints = field(default_factory=Complaints)
 
 
 ROOM = web.AppKey("room", Room)
@@ -220,26 +217,27 @@ async def _hop(
 ) -> web.StreamResponse:
     """Answer nginx; whatever is said, nginx may keep it, and a change must purge it."""
     image = target.name.image
+    recipe = request.headers.get(RECIPE_HEADER, room.recipe)
     response: web.StreamResponse
     refresh = request.headers.get(REFRESH_HEADER, "")
     secret = room.http.refresh_secret
     if secret and hmac.compare_digest(refresh.encode(), secret.encode()):
         response = await _tombstone(room, target)
+        response.headers[RECIPE_HEADER] = recipe
     else:
         response = await answer_errors(
             request, lambda request: _image(request, room, target)
         )
-    if request.headers.get(RECIPE_HEADER, room.recipe) != room.recipe:
-        logger.error(
-            "nginx's keys are of another configuration, so that nothing is kept: write"
-            " its configuration again by `image_repo nginx-conf`"
+    if recipe != room.recipe:
+        room.complaints.log(
+            "nginx's keys are of another configuration, so that nothing new is kept"
         )
         response.headers.update({"X-Accel-Expires": "0", "Cache-Control": "no-store"})
     own = negotiation.assumed(room)
     if request.headers.get(negotiation.ASSUMES_HEADER, own) != own:
-        logger.error(
+        room.complaints.log(
             "nginx takes other kinds or thumbnails for granted than the configuration"
-            " says: write its configuration again by `image_repo nginx-conf`"
+            " says"
         )
     # What is about to be said was true just now: nothing is awaited in between.
     with room.service.sending(image, target.path):
