@@ -28,15 +28,19 @@ def line(**changes: object) -> bytes:
         "cache": "HIT",
         "level": "nginx",
         "seconds": 0.001,
-        "upstream": "",
+        "server_seconds": None,
         "server": "",
     }
     return json.dumps(said | changes).encode() + b"\n"
 
 
 def made(name: str, seconds: float, **changes: object) -> bytes:
-    upstream = f"{seconds:.3f}"
-    said = {"name": name, "cache": "MISS", "level": "derived", "upstream": upstream}
+    said = {
+        "name": name,
+        "cache": "MISS",
+        "level": "derived",
+        "server_seconds": float(seconds),
+    }
     return line(**(said | changes))
 
 
@@ -80,7 +84,9 @@ def test_the_slowest_derivations_come_first_each_name_once() -> None:
         made("c/_/w_1.jpg", 1, level="intermediate;store=away"),
         made("d/_/w_1.jpg", 20, level="", status=422),
         made("e/_/w_1.jpg", 9, level="memory"),  # was made before
-        line(name="f/_/w_1.jpg", upstream="9.0"),
+        line(name="f/_/w_1.jpg", server_seconds=9.0),
+        made("h/_/w_1.jpg", 9, level="", status=503),  # refused
+        line(name="i/_/w_1.jpg", cache="MISS", level="derived", seconds=9.0),
         *(made(f"g/_/w_{n}.jpg", 0.1) for n in range(30)),
         top=3,
     )
@@ -92,10 +98,46 @@ def test_the_slowest_derivations_come_first_each_name_once() -> None:
     ]
 
 
-def test_the_time_of_a_derivation_is_that_of_the_last_hop_with_all_its_tries() -> None:
-    (row,) = told(made("a/_/w_1.jpg", 0, upstream="7.000 : 1.000, 0.500"))["slowest"]
+@pytest.mark.parametrize(
+    ("upstream", "seconds"),
+    [("7.000 : 1.000, 0.500", 1.5), ("0.250", 0.25), ("-", 0), ("", 0)],
+)
+def test_an_older_line_has_the_time_of_its_last_hop_with_all_its_tries(
+    upstream: str, seconds: float
+) -> None:
+    older = json.loads(made("a/_/w_1.jpg", 9)) | {"upstream": upstream}
+    del older["server_seconds"]
 
-    assert row["seconds"] == 1.5
+    (row,) = told(json.dumps(older).encode())["slowest"]
+
+    assert row["seconds"] == seconds
+
+
+def test_what_was_refused_is_neither_a_hit_nor_a_miss() -> None:
+    logged = (
+        *[line()] * 3,
+        made("a/_/w_5.jpg", 1),
+        *[made("a/_/w_6.jpg", 9, level="limit", status=429)] * 4,
+        made("a/_/w_7.jpg", 9, level="limit", status=503),
+        made("a/_/w_8.jpg", 9, level="", status=503),
+        line(status=503),  # the server's, which nginx gave again for a second
+        line(cache="", name="", level="limit", status=429, method="PUT"),
+    )
+
+    found, text = told(*logged), report(*logged).text()
+
+    assert found["hits"]["requests"] == 0.75
+    assert found["refusals"] == {"nginx": 6, "server": 2}
+    assert [row["name"] for row in found["slowest"]] == ["a/_/w_5.jpg"]
+    assert {row["cache"]: row["requests"] for row in found["cache"]} == {
+        "HIT": 3,
+        "MISS": 1,
+    }
+    assert "neither hit nor miss: 6 by nginx, 2 by server\n" in text
+
+
+def test_nothing_is_said_of_refusals_where_there_are_none() -> None:
+    assert "refused" not in report(line()).text().partition("What nginx")[0]
 
 
 def test_images_are_ordered_by_how_many_derived_names_they_have() -> None:
@@ -141,6 +183,11 @@ def test_clients_are_ordered_by_how_often_they_were_refused() -> None:
         line(status=1000),
         line(bytes=-1),
         line(bytes=1.5),
+        line(server_seconds="1.5"),
+        line(server_seconds=-1.5),
+        line(server_seconds=float("nan")),
+        line(server_seconds=float("inf")),
+        line(upstream=1.5),
         line(client=None),
         line(cache="A_HIT"),
         b"\x00\xff\n",
@@ -220,7 +267,8 @@ def test_what_is_not_exact_says_so() -> None:
     found = Report()
     found._refused.limit, found._spread.limit = 1, 1  # as if they were many
     for n in range(3):
-        found.add(Line.read(line(client=f"192.0.2.{n}", name=f"{n}/_/a", status=429)))
+        found.add(Line.read(line(client=f"192.0.2.{n}", status=429)))
+        found.add(Line.read(line(name=f"{n}/_/a")))
 
     notes = json.loads(found.json())["notes"]
     assert set(notes) == {"refused", "fragmented"}
@@ -233,8 +281,9 @@ def test_memory_is_bounded_however_long_the_log_is() -> None:
     try:
         found = Report()
         for n in range(500_000):
-            read = Line("192.0.2.1", 429, 1, "MISS", "", f"i{n}/_/w.jpg", 1.0, "t")
-            found.add(read)
+            name = f"i{n}/_/w.jpg"
+            found.add(Line(f"client{n}", 429, 1, "MISS", "limit", name, 1.0, "t"))
+            found.add(Line("192.0.2.1", 200, 1, "MISS", "", name, 1.0, "t"))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -43,7 +43,8 @@ class Line:
         cache: One of `CACHES`, or empty: the cache was not asked.
         level: What has answered: nginx, limit, or what the server says.
         name: The canonical name; empty: no derived image was asked for.
-        upstream: Seconds that the server took for it.
+        server_seconds: How long the server took until its answer began; 0: nobody
+            knows, or it was not asked.
         time: When it was answered, as nginx says it.
     """
 
@@ -53,7 +54,7 @@ class Line:
     cache: str
     level: str
     name: str
-    upstream: float
+    server_seconds: float
     time: str
 
     @classmethod
@@ -68,7 +69,7 @@ class Line:
                 cache=_text(said["cache"]),
                 level=_text(said["level"]).partition(";")[0],
                 name=_text(said["name"]),
-                upstream=_seconds(_text(said["upstream"])),
+                server_seconds=_server_seconds(said),
                 time=_text(said["time"]),
             )
         except (ValueError, KeyError, TypeError, RecursionError):
@@ -88,9 +89,17 @@ def _number(said: object, below: float = math.inf) -> int:
     return said
 
 
-def _seconds(said: str) -> float:
-    """Return how long the last hop took, which may have tried several servers."""
-    return sum(map(float, _NUMBER.findall(said.rpartition(" : ")[2])))
+def _server_seconds(said: dict[str, object]) -> float:
+    """Return them; older lines have those of the last hop, with all its tries."""
+    if "upstream" in said:
+        text = _text(said["upstream"]).rpartition(" : ")[2]
+        return sum(map(float, _NUMBER.findall(text)))
+    seconds = said.get("server_seconds")
+    if seconds is None:
+        return 0.0
+    if not isinstance(seconds, float) or not 0 <= seconds < math.inf:
+        raise TypeError
+    return seconds
 
 
 def lines(stream: BufferedReader[FileIO]) -> Iterator[Line | None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from image_repo.options import option
 
 _PATH = "unix:/[A-Za-z0-9._/-]+"
+_FILE = "/[A-Za-z0-9._/-]+"
 _PORT = "[0-9]{1,5}"
 _LISTEN = rf"(?:(?:\*|[0-9.]+|\[[0-9A-Fa-f:.]+\]):)?{_PORT}"
 _SERVER = rf"(?:{_PATH}|(?:[A-Za-z0-9.-]+|\[[0-9A-Fa-f:.]+\]):{_PORT})"
@@ -39,10 +40,16 @@ class FrontOptions:
         " `listen` names.",
         pattern=rf"(?:{_SERVER}(?: {_SERVER})*)?",
     )
+    include: str = option(
+        "",
+        "File that nginx includes where it serves clients: allow, deny, auth_basic,"
+        " headers and locations of one's own. Empty: none.",
+        pattern=rf"(?:{_FILE})?",
+    )
     cache_path: str = option(
         "/var/cache/image_repo-nginx",
         "Directory in which nginx keeps answers; its parent must exist.",
-        pattern=r"/[A-Za-z0-9._/-]+",
+        pattern=_FILE,
     )
     cache_size: int = option(
         10 * 2**30, "Disk space that nginx's cache may take.", low=2**20, size=True

@@ -209,6 +209,9 @@ def _words(settings: NginxSettings) -> dict[str, str]:
         "COLD_LISTEN": settings.cold,
         "POLICY": POLICY,
         "RETRY": str(_RETRY_SECONDS),
+        "INCLUDE": f"include {options.include}; # nginx.include\n"
+        if options.include
+        else "",
         **_limits(options),
     }
 

@@ -29,7 +29,14 @@ NAMES: Final = 200_000
 _DERIVED: Final = ("derived", "intermediate", "")
 """Levels of answers that were made; an error has none."""
 
+_LIMIT: Final = "limit"
+"""Level of what nginx has refused."""
+
+_WHO: Final = ("nginx", "server")
+"""Who refuses."""
+
 _REFUSED: Final = (429, 503)
+"""Statuses of what was refused, by nginx or by the server."""
 
 
 # -- bounded tables --------------------------------------------------------------------
@@ -113,14 +120,14 @@ class Slowest:
 
     def add(self, line: Line) -> None:
         """Keep it if it is among the slowest."""
-        if line.upstream <= self.floor:
+        if line.server_seconds <= self.floor:
             return
         known = self.lines.get(line.name)
-        if known is None or line.upstream > known.upstream:
+        if known is None or line.server_seconds > known.server_seconds:
             self.lines[line.name] = line
         if len(self.lines) > self.limit:
-            quickest = min(self.lines.values(), key=lambda one: one.upstream)
-            self.floor = quickest.upstream
+            quickest = min(self.lines.values(), key=lambda one: one.server_seconds)
+            self.floor = quickest.server_seconds
             del self.lines[quickest.name]
 
 
@@ -142,6 +149,7 @@ class Report:
         self._requests: Counter[str] = Counter()
         self._bytes: Counter[str] = Counter()
         self._statuses: Counter[int] = Counter()
+        self._refusals: Counter[str] = Counter()
         self._slowest = Slowest(top)
         self._spread = Spread()
         self._refused = Frequent()
@@ -154,9 +162,11 @@ class Report:
             return
         self._times = (self._times[0] or line.time, line.time)
         self._statuses[line.status] += 1
-        if line.status in _REFUSED:
+        if line.status in _REFUSED or line.level == _LIMIT:
+            self._refusals["nginx" if line.level == _LIMIT else "server"] += 1
             self._refused.add(line.client)
-        if not line.cache or line.level == "limit":
+            return
+        if not line.cache:
             return
         self._requests[line.cache] += 1
         self._bytes[line.cache] += line.size
@@ -172,6 +182,7 @@ class Report:
             "first": self._times[0],
             "last": self._times[1],
             "hits": self._hits(),
+            "refusals": {who: self._refusals[who] for who in _WHO},
             **{table.key: table.rows for table in self._tables()},
             "notes": {table.key: table.note for table in self._tables() if table.note},
         }
@@ -186,6 +197,9 @@ class Report:
             hits = self._hits().items()
             said = ", ".join(f"{100 * share:.1f} % of {what}" for what, share in hits)
             lines.append(f"hits: {said}")
+        if self._refusals.total():
+            said = ", ".join(f"{self._refusals[who]:,} by {who}" for who in _WHO)
+            lines.append(f"refused, which is neither hit nor miss: {said}")
         for table in self._tables():
             lines += ["", table.title, *([f"({table.note})"] if table.note else [])]
             lines += _drawn(table.rows)
@@ -195,7 +209,9 @@ class Report:
         return {"requests": _share(self._requests), "bytes": _share(self._bytes)}
 
     def _tables(self) -> tuple[_Table, ...]:
-        slowest = sorted(self._slowest.lines.values(), key=lambda line: -line.upstream)
+        slowest = sorted(
+            self._slowest.lines.values(), key=lambda line: -line.server_seconds
+        )
         spread = sorted(
             ((image, len(known)) for image, known in self._spread.names.items()),
             key=lambda row: (-row[1], row[0]),
@@ -220,7 +236,10 @@ class Report:
                 "Slowest derivations",
                 _rows(
                     ("seconds", "status", "name", "time"),
-                    [(s.upstream, str(s.status), s.name, s.time) for s in slowest],
+                    [
+                        (s.server_seconds, str(s.status), s.name, s.time)
+                        for s in slowest
+                    ],
                 ),
             ),
             _Table(

@@ -411,7 +411,7 @@ async def test_an_upload_that_is_too_large_is_refused_with_a_reason(
         (b"PUT /images/x HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n", 415),
         (b"PUT /images/x HTTP/1.1\r\nHost: x\r\n" + CHUNKED, 415),
         (b"GET / HTTP/1.1\r\nHost: x\r\nX-Y: %s\r\n" % (b"a" * 20_000), 400),
-        (b"GET /_malformed HTTP/1.1\r\nHost: x\r\n", 400),
+        (b"GET /_problem HTTP/1.1\r\nHost: x\r\n", 400),
     ],
 )
 async def test_a_request_that_nginx_refuses_has_a_problem_too(
@@ -438,6 +438,7 @@ async def test_nothing_is_kept_under_the_keys_of_another_configuration(
             assert await late.seen() == shade
             assert await late.seen() == shade
 
+    assert caplog.text.count("nginx's keys are of another configuration") == 1
     assert "write its configuration again" in caplog.text
 
 

@@ -19,6 +19,7 @@ UNSAID = {
     "servers": "empty: the one of `listen`",
     "refresh_url": "the first of `listen`",
     "cold_listen": "`/run/image_repo-nginx.sock`",
+    "include": "empty",
     "trusted_proxies": "empty",
 }
 """What the guide says of those that have no default of their own."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import shutil
+import signal
 import tracemalloc
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -17,7 +19,9 @@ from nginx.guide import TEXT, block, plain, replaced
 from nginx.harness import (
     PATH,
     SECRET,
+    Front,
     Upstream,
+    ask,
     nginx,
     nginx_before,
     nginx_from,
@@ -29,14 +33,17 @@ from nginx.test_limits import Busy
 from nginx.test_log import lines
 from nginx.test_running import COMMAND, kept, run
 from nginx.test_stale import Image as Shown
+from pictures import encode
+from PIL import Image
 
 from image_repo import assemble
 from image_repo.accesslog import CACHES
+from image_repo.answered import REMEMBERED, Answered
 from image_repo.config import Config
-from image_repo.nginx import render
+from image_repo.nginx import LOG, render
 from image_repo.nginx import settings as settings_of
 from image_repo.options import load
-from image_repo.purge import REFRESH_HEADER, REMEMBERED, Answered
+from image_repo.purge import REFRESH_HEADER
 from image_repo.transform.pool import Pool
 from image_repo.web.answers import HttpOptions
 
@@ -148,6 +155,64 @@ async def test_all_is_purged_by_removing_it_while_nginx_is_stopped(
     assert (tmp_path / "error.log").read_text() == ""
 
 
+async def test_a_purge_that_fails_is_tried_again(
+    pool: Pool, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = Config()
+    chosen = replace(config, http=replace(config.http, refresh_secret=SECRET))
+    body = encode(Image.new("RGB", (60, 60), COLOURS[2]), "PNG")
+    async with site(chosen, pool, "www-data") as served:
+        await served.put(COLOURS[1])
+        assert await served.seen() == COLOURS[1]
+        every = processes(served.front)
+        for pid in every:
+            os.kill(pid, signal.SIGSTOP)
+        server = int(served.front.settings.upstream.rpartition(":")[2])
+        put = await ask(server, "/images/x", "PUT", body=body)
+        for pid in every:
+            os.kill(pid, signal.SIGCONT)
+        async with asyncio.timeout(10):
+            while await served.seen() != COLOURS[2]:
+                await asyncio.sleep(0.2)
+
+    assert put.status == 200
+    assert "cannot purge /images/x/_/" in caplog.text
+
+
+def processes(front: Front) -> list[int]:
+    """Return nginx's processes, the master first."""
+    master = int((front.directory / "nginx.pid").read_text())
+    workers = Path(f"/proc/{master}/task/{master}/children").read_text().split()
+    return [master, *map(int, workers)]
+
+
+async def test_a_refresh_is_one_request_for_each_name(pool: Pool) -> None:
+    config = Config()
+    chosen = replace(config, http=replace(config.http, refresh_secret=SECRET))
+    async with site(chosen, pool, "www-data") as served:
+        await served.put(COLOURS[1])
+        paths = [f"/images/x/_/w_{width}.png" for width in range(10, 20)]
+        for path in paths:
+            await served.front.ask(path)
+        await served.put(COLOURS[2])
+        log = (served.front.directory / LOG).read_bytes().splitlines()
+
+    said = [json.loads(line) for line in log]
+    refreshed = {line["path"] for line in said if line["cache"] == "BYPASS"}
+    assert {re.sub("/v_[0-9a-f]{16}", "", path) for path in refreshed} == set(paths)
+    assert len(refreshed) == 2 * len(paths)  # with and without the tag
+
+
+async def test_a_server_that_knows_of_no_nginx_refuses_what_is_new(
+    tmp_path: Path,
+) -> None:
+    upstream = Upstream(behind=False)
+    async with nginx_before(upstream.app, tmp_path) as front:
+        answer = await front.ask()
+
+    assert answer.status == 400
+
+
 async def test_without_a_purge_an_old_image_stays_until_its_time_is_over(
     pool: Pool,
 ) -> None:
@@ -187,7 +252,7 @@ async def test_what_nginx_has_dropped_the_servers_disk_has(pool: Pool) -> None:
 
 
 def test_the_guides_way_to_a_secret_makes_one_that_is_taken(tmp_path: Path) -> None:
-    (words,) = re.findall(r"`(openssl rand.*?)`", plain(TEXT))
+    (words,) = set(re.findall(r"`(openssl rand.*?)`", plain(TEXT)))
     secret = run(words, tmp_path).stdout.strip()
 
     found = load(HttpOptions, {"refresh_secret": secret}, where="http")

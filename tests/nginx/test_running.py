@@ -111,24 +111,30 @@ async def test_a_running_nginx_takes_the_file_as_the_guide_writes_it(
         async with nginx_from(conf, replace(chosen, options=running), tmp_path):
             words = {
                 "image_repo -y": f"{COMMAND} -y",
-                "config.yaml": written(tmp_path, chosen),
+                "/etc/image_repo/config.yaml": written(tmp_path, chosen),
                 "/etc/nginx": str(tmp_path),
                 "nginx -t": f"{program()} -t -c {conf}",
                 "systemctl reload nginx": f"kill -HUP $(cat {tmp_path}/pid)",
             }
             file = tmp_path / "conf.d/image_repo.conf"
-            write, *rest = replaced(block("systemctl"), words).splitlines()
-            done = [run(write, tmp_path)]
-            text = file.read_text().replace("/var/log/nginx", str(tmp_path))
-            file.write_text(text.replace("/run/", f"{tmp_path}/"))
-            done += [run(line, tmp_path) for line in rest]
-            assert [one.returncode for one in done] == [0, 0, 0], done
+            # what the file holds of this machine is the test's before it is moved
+            here = f"sed -i 's:/var/log/nginx:{tmp_path}:; s:/run/:{tmp_path}/:'"
+            words |= {"mv ": f"{here} {tmp_path}/image_repo.new && mv "}
+            commands = replaced(block("systemctl reload"), words)
+            done = run(commands, tmp_path)
+            assert done.returncode == 0, done
             front = Front(int(chosen.options.listen.split(":")[1]), tmp_path, chosen)
             answers = [await once_there(front) for _ in range(2)]
 
+            whole = file.read_text()
+            Path(words["/etc/image_repo/config.yaml"]).write_text("listen: [nonsense")
+            failed = run(commands, tmp_path)
+
     assert [a.cache for a in answers] == ["MISS", "HIT"]
     assert file.stat().st_mode & 0o777 == 0o640
-    assert SECRET in file.read_text()
+    assert SECRET in whole
+    assert failed.returncode == 2
+    assert file.read_text() == whole
 
 
 async def once_there(front: Front) -> Answer:
@@ -150,7 +156,7 @@ async def test_an_nginx_of_its_own_writes_below_one_directory_alone(
             "image_repo -y": f"{COMMAND} -y",
             "config.yaml": written(tmp_path, base),
             "/srv/images/nginx": str(own),
-            "nginx -c": f"exec {program()} -c",
+            "/usr/sbin/nginx -c": f"exec {program()} -c",
         }
         text = replaced(block("--standalone"), words)
         child = await asyncio.create_subprocess_exec(

@@ -144,6 +144,8 @@ async def test_a_server_that_has_stopped_does_not_cost_its_images(
             assert {a.status for a in answers} <= {200, 400}
             assert [a.status for a in answers[:4]] == [200] * 4
             assert len(site.asked()) == 1  # all of them go to the same other one
+            put = await site.front.ask(f"/images/{name}", "PUT", body=b"abc")
+            assert _is_problem(put, 502)  # it might have been done
 
         assert lost
         assert {name: await site.server_of(name) for name in kept} == before

@@ -103,8 +103,8 @@ def certified(directory: Path) -> tuple[Path, Path]:
 
 
 @asynccontextmanager
-async def secured(front: Front) -> AsyncIterator[Secure]:
-    """Put the guide's block before the rest of a running nginx's configuration."""
+async def secured(front: Front, more: str = "") -> AsyncIterator[Secure]:
+    """Put the guide's block, with *more*, before a running configuration of nginx."""
     port = free_port()
     certificate, key = certified(front.directory)
     words = {
@@ -112,6 +112,7 @@ async def secured(front: Front) -> AsyncIterator[Secure]:
         "127.0.0.1:8080": f"127.0.0.1:{front.port}",
         "/etc/ssl/img.pem": str(certificate),
         "/etc/ssl/img.key": str(key),
+        "server_tokens off;": f"server_tokens off;\n{more}",
     }
     conf = front.directory / "nginx.conf"
     said = replaced(block("ssl_certificate"), words)
@@ -240,6 +241,48 @@ async def test_limits_and_the_log_know_the_client_before_tls(both: Both) -> None
     clients = {line["path"]: line["client"] for line in both.secure.log()}
     assert clients["/images/a/_/w_31.png"] == "127.0.0.2"
     assert clients["/images/a/_/w_32.png"] == "127.0.0.3"
+
+
+async def test_the_client_behind_a_cdn_is_known_and_none_is_invented(
+    tmp_path: Path,
+) -> None:
+    cdn = replaced(block("set_real_ip_from"), {"192.0.2.0/24": "127.0.0.2"})
+    base = settings(tmp_path).options
+    options = replace(base, trusted_proxies="127.0.0.1")
+    async with (
+        nginx_before(Upstream().app, tmp_path, options=options) as front,
+        secured(front, cdn) as secure,
+    ):
+        for number in (2, 3):
+            words = ("--interface", f"127.0.0.{number}")
+            await secure.fetch(PATH, *words, "-H", "X-Forwarded-For: 198.51.100.7")
+
+    assert [line["client"] for line in secure.log()] == ["198.51.100.7", "127.0.0.3"]
+
+
+async def test_connections_between_the_two_are_kept(tmp_path: Path) -> None:
+    async with (
+        nginx_before(Upstream().app, tmp_path) as front,
+        secured(front) as secure,
+    ):
+        await secure.fetch(PATH)
+        before = await accepted(front)
+        for _ in range(20):
+            await secure.fetch(PATH)
+        taken = await accepted(front) - before
+
+    assert 20 <= taken <= 20 + 8  # each of curl's, and one of each process
+
+
+async def accepted(front: Front) -> int:
+    """Return how many connections nginx has accepted."""
+    connector = aiohttp.UnixConnector(front.settings.cold.removeprefix("unix:"))
+    async with (
+        aiohttp.ClientSession(connector=connector) as session,
+        session.get("http://localhost/nginx_status") as answer,
+    ):
+        said = await answer.text()
+    return int(said.splitlines()[2].split()[0])
 
 
 async def test_a_page_of_the_same_address_may_write_and_no_other(
