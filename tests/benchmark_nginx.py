@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import re
 import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import aiohttp
@@ -23,6 +26,9 @@ from nginx.harness import free_port, program
 
 BROWSER = "image/avif,image/webp,image/apng,image/*,*/*;q=0.8"
 HOT = "/images/hot/_/w_400.jpg"
+FULL = ("-c16",)
+STEADY = "function delay() return math.random(10, 30) end"  # of wrk: milliseconds
+CLIENTS = 40  # of cold requests, from one address, each with one request under way
 
 
 @asynccontextmanager
@@ -63,11 +69,13 @@ async def site(work: Path) -> AsyncIterator[tuple[str, int, int]]:
         log.close()
 
 
-async def wrk(url: str, headers: Mapping[str, str], seconds: int) -> tuple[int, float]:
+async def wrk(
+    url: str, headers: Mapping[str, str], seconds: int, *load: str
+) -> tuple[int, float]:
     """Return how many requests were answered, and the 99th percentile in ms."""
     given = [part for h in headers.items() for part in ("-H", ": ".join(h))]
     process = await asyncio.create_subprocess_exec(
-        *("wrk", "-t1", "-c16", f"-d{seconds}s", "--latency", *given, url),
+        *("wrk", "-t1", *(load or FULL), f"-d{seconds}s", "--latency", *given, url),
         stdout=asyncio.subprocess.PIPE,
     )
     said = (await process.communicate())[0].decode()
@@ -89,6 +97,70 @@ async def ready(session: aiohttp.ClientSession) -> None:
             except aiohttp.ClientError:
                 pass
             await asyncio.sleep(0.1)
+
+
+@dataclass
+class Crowd:
+    """Clients that ask for ever new sizes of an image, and wait when they are refused.
+
+    Attributes:
+        statuses: How often each was answered.
+        silent: Refusals that did not say when to try again.
+    """
+
+    session: aiohttp.ClientSession
+    statuses: Counter[int] = field(default_factory=Counter)
+    silent: int = 0
+    _widths: Iterator[int] = field(default_factory=lambda: itertools.count(500))
+
+    @asynccontextmanager
+    async def asking(self) -> AsyncIterator[None]:
+        tasks = [asyncio.create_task(self._ask()) for _ in range(CLIENTS)]
+        await asyncio.sleep(1)
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _ask(self) -> None:
+        while True:
+            path = f"/images/hot/_/w_{next(self._widths)}.jpg"
+            async with self.session.get(path) as answer:
+                await answer.read()
+            self.statuses[answer.status] += 1
+            if answer.status != 200:
+                after = answer.headers.get("Retry-After")
+                self.silent += after is None
+                await asyncio.sleep(float(after or 1))
+
+
+async def beside(
+    base: str, session: aiohttp.ClientSession, work: Path, seconds: int, rounds: int
+) -> None:
+    """Measure hits alone, and while one client asks for more than it may."""
+    steady = work / "steady.lua"
+    steady.write_text(STEADY)
+    loads = {
+        "16 at full speed": FULL,
+        "40 at a steady pace": ("-c40", "-s", f"{steady}"),
+    }
+    rows: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    crowd = Crowd(session)
+    for _ in range(rounds):
+        for name, load in loads.items():
+            for state in ("alone", "beside"):
+                async with crowd.asking() if state == "beside" else nullcontext():
+                    count, late = await wrk(base + HOT, {}, seconds, *load)
+                rows.setdefault((name, state), []).append((count / seconds, late))
+                await asyncio.sleep(1)
+    print("\n| hits of | cold requests | /s | p99 ms |\n|---|---|---|---|")
+    for (name, state), row in rows.items():
+        rate, late = map(statistics.median, zip(*row, strict=True))
+        print(f"| {name} | {state} | {rate:.0f} | {late:.1f} |")
+    said = ", ".join(f"{n} of {status}" for status, n in sorted(crowd.statuses.items()))
+    print(f"\nthe cold: {said}; {crowd.silent} refused without Retry-After")
 
 
 async def run(seconds: int, rounds: int) -> None:
@@ -116,6 +188,7 @@ async def run(seconds: int, rounds: int) -> None:
             }
             await measure(base, loads, (nginx, server), seconds, rounds)
             print(f"\n{len(body)} bytes, 16 connections, medians of {rounds} rounds")
+            await beside(base, session, work, seconds, rounds)
 
 
 async def measure(
