@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from image_repo.assumptions import Assumptions
 from image_repo.errors import ConfigError
+from image_repo.formats import FORMATS
 from image_repo.nginx_maps import CANONICAL, EXTENSIONS, NAMED, VARIES, maps
 from image_repo.purge import NginxOptions
 from image_repo.web.listing import POLICY
@@ -44,6 +45,9 @@ _RETRY_SECONDS = 1
 
 _SEVERAL = re.compile(r"^ *@@several\n(.*?)^ *@@end\n", re.DOTALL | re.MULTILINE)
 """What the template holds for several servers only."""
+
+_PICTURES = tuple(dict.fromkeys(row.media_type for row in FORMATS if row.served))
+"""Media types in which a browser runs nothing."""
 
 _PLAIN = re.compile(r"[^\s;{}$\"'\\#@]+")
 """Text that means only itself in nginx's configuration."""
@@ -208,6 +212,7 @@ def _words(settings: NginxSettings) -> dict[str, str]:
         "LOCK_TIMEOUT": str(settings.read_timeout + _SLACK_SECONDS),
         "COLD_LISTEN": settings.cold,
         "POLICY": POLICY,
+        "PICTURES": "\n    ".join(f'">{m}" "";' for m in _PICTURES),
         "RETRY": str(_RETRY_SECONDS),
         "INCLUDE": f"include {options.include}; # nginx.include\n"
         if options.include
