@@ -10,6 +10,7 @@ import test_caches
 import test_instances
 import test_nginx
 import test_on_swift
+import test_package
 import test_peers
 import test_purge
 import test_report
@@ -80,8 +81,14 @@ CLAIMS: dict[str, tuple[Test, ...]] = {
     "Whoever may open its socket is through": UNIT,
     "listen: unix:/run/image_repo/server.sock behind_nginx: true": SET_UP,
     "[Unit] Description=Image Repository": SET_UP,
-    "**1. The server's configuration.** It holds a secret": SET_UP,
-    "**2. The server, as a user of its own.**": UNIT,
+    "**2. Its configuration.** It holds a secret": SET_UP,
+    "**3. Its unit**": UNIT,
+    "**1. The server, as a user of its own.**": (
+        test_package.test_the_installed_package_is_complete,
+    ),
+    "pip install -c constraints.txt .": (
+        test_package.test_the_installed_package_is_complete,
+    ),
     "`TimeoutStopSec` lies above `http.drain_seconds`": UNIT,
     "--check` looks at all of this": (
         test_set_up.test_the_check_finds_nothing_wrong_with_it,
