@@ -79,21 +79,31 @@ def _other(path: Path) -> None:
     (path / "x").touch()
 
 
+def _put(path: Path, body: bytes) -> None:
+    """Have other bytes on the disk; who reads the file just now goes on with its own.
+
+    So it is with a disk: what has been read and found right stays so in memory.
+    """
+    other = path.parents[3] / "other"
+    other.write_bytes(body)
+    other.replace(path)
+
+
 def _turned(path: Path) -> None:
     body = bytearray(path.read_bytes())
     body[random.randrange(len(body))] ^= 1 << random.randrange(8)
-    path.write_bytes(body)
+    _put(path, bytes(body))
 
 
 WAYS: tuple[Callable[[Path], object], ...] = (
     _turned,
     _other,
-    lambda path: path.write_bytes(b""),
-    lambda path: path.write_bytes(path.read_bytes()[: random.randrange(5000)]),
-    lambda path: path.write_bytes(path.read_bytes() + b"x"),
-    lambda path: path.write_bytes(bytes(path.stat().st_size)),
-    lambda path: path.write_bytes(random.randbytes(random.randrange(9000))),
-    lambda path: path.write_bytes(random.choice(files(path.parents[3])).read_bytes()),
+    lambda path: _put(path, b""),
+    lambda path: _put(path, path.read_bytes()[: random.randrange(5000)]),
+    lambda path: _put(path, path.read_bytes() + b"x"),
+    lambda path: _put(path, bytes(path.stat().st_size)),
+    lambda path: _put(path, random.randbytes(random.randrange(9000))),
+    lambda path: _put(path, random.choice(files(path.parents[3])).read_bytes()),
     lambda path: path.unlink(),
     lambda path: path.chmod(0),
 )
