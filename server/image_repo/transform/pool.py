@@ -16,20 +16,20 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
 
 from image_repo.errors import BusyError, ConfigError, CrashError, TooCostlyError
 from image_repo.modifiers import RenderOptions
-from image_repo.options import option
 from image_repo.transform import policy
 from image_repo.transform.answers import Rendered, error_of, header_of, rendered_of
 from image_repo.transform.child import Worker
 from image_repo.transform.frames import FrameError, Head, Message, send_with_files
 from image_repo.transform.headers import Header, Limits
 from image_repo.transform.reduced import Reduced
+from image_repo.transform.taken import WorkerOptions
 
 __all__ = ["Limits", "Pool", "Rendered", "WorkerOptions"]
 
@@ -38,33 +38,6 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _LONGEST_PAUSE = 30.0  # between attempts to start a worker
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """How many workers there are, and what each may take."""
-
-    count: int = option(0, "worker processes; 0: one for each core", low=0, high=1024)
-    deadline: float = option(
-        20.0, "seconds after which a derivation is stopped", low=0.1, high=3600
-    )
-    queue: int = option(
-        64, "derivations that may wait for a worker; more are refused", low=0
-    )
-    memory: int = option(
-        2 * 2**30,
-        "address space of a worker; its pixels may take half of it",
-        low=256 * 2**20,
-        high=32 * 2**30,
-        size=True,
-    )
-    nice: int = option(
-        10,
-        "how far workers stand back where others need the processor too, as in nice(1);"
-        " 0: not at all",
-        low=0,
-        high=19,
-    )
 
 
 class Pool:
